@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from numba.core import event
 from quick import QUICK
 
@@ -75,6 +77,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(str(item.path), len(LONGEST)))
 
 
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: no search for garbage needs to go through them again."""
+    gc.freeze()
+
+
 SMALL = {
     "cinn": {"couplings": 3, "hidden": 16, "context": 4},
     "fm": {"steps": 3, "hidden": 16, "context": 4},
@@ -87,6 +94,12 @@ SMALL = {
     "mean": {},
     "marginal": {},
 }
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of pictures hold a word: drawing takes most of the time of a command that is asked for tables."""
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write(b"picture"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def _imported(path: Path) -> set[str]:
     return {name if name in MODULES else f"{name}.__init__" for name in found} & set(MODULES)
 
 
-IMPORTS = {module: _imported(path) for module, path in MODULES.items()}
+@cache  # not at the import: each process of the tests would read the whole package
+def _imports() -> dict[str, set[str]]:
+    return {module: _imported(path) for module, path in MODULES.items()}
 
 
 def test_every_room_is_described() -> None:
@@ -61,7 +64,7 @@ def test_imports_go_down(room: str) -> None:
     above = set(ROOMS[: ROOMS.index(room)])
     upward = {
         (module, other)
-        for module, others in IMPORTS.items()
+        for module, others in _imports().items()
         for other in others
         if _room(module) == room and _room(other) in above
     }
@@ -71,7 +74,7 @@ def test_imports_go_down(room: str) -> None:
 def test_no_files_import_each_other() -> None:
     """Not even inside a function."""
     try:
-        TopologicalSorter(IMPORTS).prepare()
+        TopologicalSorter(_imports()).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flowcei.evaluation.calibration import Calibration
 
 _FAILED = 1
+_PICTURES = ("sbc", "coverage", "joint")
+_CANVAS = "matplotlib.backends.backend_agg"  # finds fonts
 
 
 @click.command()
@@ -47,14 +49,12 @@ def calibrate(
 
     Example: flowcei calibrate bundled --data test.h5
     """
-    each = sharing.each("flowcei.evaluation.scoring", "flowcei.reconstruction.sharing")
+    each = sharing.each("flowcei.evaluation.calibration", "flowcei.report.judging", _CANVAS)
     ((name, loaded),) = (models := judging.load([model])).items()
     judged = events, _ = judging.events(models)
     _warn_of_other_prior(loaded, events)
     if "experiment" in events.origin and not (weigh or exact):
         warn(f"{judging.data} is of an experiment: --weigh or --exact judges answers that know of it")
-    from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
-
     with Progress(len(events), "events") as progress:
         how: dict[str, Any] = {"weigh": weigh, "exact": exact, "missing": missing, "each": each}
         how["on_events"] = progress.update
@@ -63,10 +63,9 @@ def calibrate(
         "calibration.csv": result.to_dataframe(),
         "coverage.csv": result.coverage_table(),
         "regions.csv": result.regions,
-        "sbc.png": sbc_figure(result),
-        "coverage.png": coverage_figure(result),
-        "joint.png": joint_figure(result),
     }
+    pictures = each(_picture, ((name, result) for name in _PICTURES))
+    results |= {f"{name}.png": png for name, png in zip(_PICTURES, pictures, strict=True)}
     judging.write(
         results,
         {"model": name, "weighed": weigh, "exact": exact, "missing": missing} | result.to_dict(),
@@ -77,6 +76,14 @@ def calibrate(
     note(f"\ntables and pictures in {judging.output}")
     if strict and not result.passed:
         sys.exit(_FAILED)
+
+
+def _picture(task: tuple[str, Calibration]) -> bytes:
+    """One of the figures of a calibration as PNG: with workers each draws one."""
+    from flowcei.plot.style import png
+    from flowcei.report import judging
+
+    return png(getattr(judging, f"{task[0]}_figure")(task[1]))
 
 
 def _warn_of_other_prior(model: flowcei.Reconstructor, events: flowcei.Events) -> None:

@@ -82,7 +82,7 @@ def report(
         words += [*sharing.words(), "-o", str(file), *["--overwrite"] * overwrite]
         ctx.find_root().command.main(words, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
         commands = [shlex.join(["flowcei", *words]), *commands]
-    each = sharing.each("flowcei.evaluation.scoring", "flowcei.reconstruction.sharing")
+    each = sharing.each("flowcei.evaluation.calibration")
     from flowcei.report.page import page
     from flowcei.report.sections import Material, read_for_page
 

@@ -104,17 +104,18 @@ def show_table(table: pd.DataFrame, *, as_json: bool) -> None:
 
 
 def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, digits: int = 6) -> None:
-    """Write each figure as PNG, by the ending of its name, bytes, and each table as CSV, its index named."""
-    from flowcei.plot.style import save
+    """Write bytes, each figure as PNG, by the ending of its name, and each table as CSV, its index named."""
     from flowcei.storage.cells import write_table
 
     for name, result in results.items():
-        if name.endswith(".png"):
-            save(result, folder / name, overwrite=overwrite)
-            continue
         if isinstance(result, bytes):
             with atomic_write(folder / name, overwrite=overwrite) as target:
                 target.write(result)
+            continue
+        if name.endswith(".png"):
+            from flowcei.plot.style import save
+
+            save(result, folder / name, overwrite=overwrite)
             continue
         with atomic_text(folder / name, overwrite=overwrite) as file:
             write_table(result, file, index=result.index.name is not None, float_format=f"%.{digits}g")

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
@@ -24,6 +23,8 @@ from flowcei.reconstruction.sampling import SamplingRequest, block_size
 from flowcei.reconstruction.sharing import StoredModel, shared_blocks
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.experiment.experiment import Experiment
@@ -84,10 +85,14 @@ class Calibration:
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each verdict."""
+        import pandas as pd
+
         return pd.DataFrame([asdict(verdict) for verdict in self.verdicts])
 
     def coverage_table(self) -> pd.DataFrame:
         """Return a row for each quantity and level: what is held, and the band in which it passes."""
+        import pandas as pd
+
         index = pd.MultiIndex.from_product(
             [self.coverage.names, self.rules.levels], names=["quantity", "level"]
         )
@@ -180,8 +185,8 @@ def calibrate(
     asked = events if of_experiment else seen
     if each is map:
         drawn = model.blocks(asked, request)
-        return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
-    judge, size = TruthOfEvents.of(model, seen, noise, seed, rules.min_events), block_size(n)
+        return calibrated(model, seen, drawn, seed=seed, rules=rules, on_events=on_events)
+    judge, size = TruthOfEvents.of(seen, seed, rules.min_events), block_size(n)
     stored = StoredModel.of(model)
 
     def ranked_by(answer: Callable[[Any], PosteriorSamples], blocks: Iterable[Any]) -> Iterator[Any]:
@@ -213,13 +218,12 @@ def calibrated(
     events: Events,
     drawn: Iterable[PosteriorSamples],
     *,
-    noise: Noise | str | None,
     seed: int,
     rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check samples of a model, of all of the events, block by block."""
-    judge, first = TruthOfEvents.of(model, events, noise, seed, rules.min_events), 0
+    judge, first = TruthOfEvents.of(events, seed, rules.min_events), 0
 
     def ranked() -> Iterator[RankedBlock]:
         nonlocal first
@@ -286,7 +290,7 @@ def _judged(
     useless: int,
 ) -> Calibration:
     """Judge the ranks of all events but some with useless weights."""
-    molecule, rows, width = judge.events.molecule, ranks["rows"], judge.chart.shape[1]
+    molecule, rows, width = judge.events.molecule, ranks["rows"], model.frame.width
     units = {q.name: q.unit for q in quantities(molecule, molecule.equilibrium)[0] if q.kind != "atom"}
     names, dense = (*model.frame.names(molecule.labels), *units), ranks["hpd"].shape[1]
     sbc, tarp, chi2 = (

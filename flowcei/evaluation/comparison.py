@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from flowcei.check.agreement import moving_prior
 from flowcei.errors import DataError, FlaggedWarning, UsageError
@@ -22,11 +21,13 @@ from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import stated_experiment
 from flowcei.physics.explosion import potential_energy
 from flowcei.posterior.flags import combined, counted
+from flowcei.reconstruction.defaults import split_rows
 from flowcei.reconstruction.limits import unlike_training
 from flowcei.reconstruction.sampling import SamplingRequest
-from flowcei.reconstruction.training_data import split_rows
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.models.options import Latent
@@ -172,6 +173,8 @@ def compare(
         values[FLOOR] = floor
     rows = {name: summarise(v, scores, resamples=resamples, seed=seed) for name, v in values.items()}
     columns = [column for score in scores for column in score.columns]
+    import pandas as pd
+
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
     return Comparison(table, len(events), tuple(scores))
 

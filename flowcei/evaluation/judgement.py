@@ -147,7 +147,7 @@ def judge(
     check_calibrated(model, rules.samples)
     samples = max(min(rules.samples, 20), rules.samples // model.sampler.cost)
     blocks = list(model.stream(events, samples, noise=level, seed=seed))
-    checked = calibrated(model, events, blocks, noise=level, seed=seed)
+    checked = calibrated(model, events, blocks, seed=seed)
     test = TestSet.of(events, true_positions(events, 1, "to judge on"))
     scores = [score for score in SCORES if score.name in ("atom_error_median", "coverage_50", "coverage_90")]
     values = summarise(scores_of(model, blocks, test, scores), scores, resamples=2)

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
-    from flowcei.experiment.detector import Noise
-    from flowcei.posterior.arrays import Floats, Reals, Rows
+    from flowcei.posterior.arrays import Floats, Rows
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
-    from flowcei.reconstruction.model import Reconstructor
+    from flowcei.reconstruction.model import Entered, Reconstructor
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,35 +40,17 @@ class TruthOfEvents:
 
     events: Events
     truth: Floats  # positions (E, N, 3), bohr
-    noise: Noise | str | None
-    chart: Floats  # of the truth, (E, D)
-    references: Floats  # random points, (E, D)
-    scale: Floats  # deviation of the chart over all events, (D,)
     seed: int
     index: int = 0  # of the block
 
     @classmethod
-    def of(
-        cls,
-        model: Reconstructor,
-        events: Events,
-        noise: Noise | str | None,
-        seed: int,
-        least: int,
-    ) -> TruthOfEvents:
-        """That of a model on events, so many at the least."""
-        truth = true_positions(events, least, "to check a posterior")
-        # A stream of its own: a truth drawn with the same seed must not be its own reference.
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
-        chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
-        scale = chart.std(axis=0)
-        references = chart.mean(axis=0) + scale * rng.standard_normal(chart.shape)
-        return cls(events, truth, noise, chart, references, scale, seed)
+    def of(cls, events: Events, seed: int, least: int) -> TruthOfEvents:
+        """That of events, so many at the least."""
+        return cls(events, true_positions(events, least, "to check a posterior"), seed)
 
     def of_rows(self, rows: slice | Rows, index: int) -> TruthOfEvents:
-        """Some of the events, whose ties are broken by the stream of block `index`."""
-        arrays = (self.truth[rows], self.noise, self.chart[rows], self.references[rows])
-        return TruthOfEvents(self.events[rows], *arrays, self.scale, self.seed, index)
+        """Some of the events, whose references and ties are of the stream of block `index`."""
+        return TruthOfEvents(self.events[rows], self.truth[rows], self.seed, index)
 
     def of_block(self, index: int, size: int) -> TruthOfEvents:
         """A block of `size` events."""
@@ -89,12 +70,17 @@ class TruthOfEvents:
 
     def ranks_of(self, model: Reconstructor, samples: PosteriorSamples) -> dict[str, NDArray[Any]]:
         """Return ranks (e, Q) of the truth by what is ranked, and errors (e, K)."""
+        # A stream of its own: a truth drawn with the same seed must not be its own reference.
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(4, self.index)))
         weights = None if samples.weights is None else samples.weights.normalised
-        truth, true_chart = self.truth[:, None], self.chart
-        if samples.assignment is not None:  # momenta are of the likeliest assignment, and so is the frame
-            true_chart = _chart(model, samples.momenta, samples.sigma, truth)[:, 0]
-        chart = _chart(model, samples.momenta, samples.sigma, samples.positions)
+        truth = self.truth[:, None]
+        # Once, and of the momenta of the samples, which are those of the likeliest assignment.
+        entered = model.enter(samples.momenta, samples.sigma)
+        chart, true_chart = (
+            model.frame.to_chart(x.astype(np.float64), entered[0]) for x in (samples.positions, truth)
+        )
+        true_chart, charts = true_chart[:, 0], model.chart_standardiser
+        references = charts.inverse(rng.standard_normal(true_chart.shape))
         internal, true_internal = (
             quantities(samples.molecule, samples.labelled(x))[1][..., 3 * len(samples.molecule) :]
             for x in (samples.positions, truth)
@@ -105,31 +91,28 @@ class TruthOfEvents:
         of_truth = np.concatenate([true_chart, true_internal[:, 0]], axis=1)
         ranked = {
             "sbc": (np.concatenate([chart, internal], axis=2), of_truth, weights),
-            "tarp": (*verdicts.tarp_distances(chart, true_chart, self.references, self.scale), weights),
+            "tarp": (*verdicts.tarp_distances(chart, true_chart, references, charts.scale), weights),
             "chi2": (chi2[finite, :, None], true_chi2[finite], None if weights is None else weights[finite]),
-            "hpd": (*self._densities(model, samples), weights),
+            "hpd": (*self._densities(model, samples, entered), weights),
         }
         mean = internal.mean(axis=1) if weights is None else np.einsum("en,enk->ek", weights, internal)
         ranks = {name: verdicts.rank(*given, rng) for name, given in ranked.items()}
         return ranks | {"error": mean - true_internal[:, 0]}
 
-    def _densities(self, model: Reconstructor, samples: PosteriorSamples) -> tuple[Floats, Floats]:
+    def _densities(
+        self, model: Reconstructor, samples: PosteriorSamples, entered: Entered
+    ) -> tuple[Floats, Floats]:
         """Return minus log densities of samples (e, n, 1) and truth (e, 1); no column without densities."""
         truth = self.truth[:, None]
         if samples.log_prob is None or not model.sampler.has_density:
             return np.empty((*samples.positions.shape[:2], 0)), np.empty((len(samples), 0))
         density = samples.log_prob.astype(np.float64)
-        of_truth = model.log_prob(truth, self.events, noise=self.noise)
+        of_truth = model.log_prob_entered(truth, *entered)
         if samples.weights is not None:  # regions of the exact posterior, where it is what is judged
             exact = samples.weights.reliable[:, None]
             density = density + np.where(exact, samples.weights.log_weights, 0.0)
             of_truth = np.where(exact, samples.log_posterior(truth, times=_true_times(samples)), of_truth)
         return -density[..., None], -of_truth
-
-
-def _chart(model: Reconstructor, momenta: Floats, sigma: Floats, positions: Reals) -> Floats:
-    """Return the chart (E, n, D) of positions (E, n, N, 3)."""
-    return model.frame.to_chart(positions.astype(np.float64), model.frame.enter(momenta, sigma))
 
 
 def _true_times(samples: PosteriorSamples) -> Floats | None:

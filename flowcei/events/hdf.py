@@ -78,7 +78,7 @@ def read_header(file: h5py.File, path: Path, molecule: Molecule | None = None) -
     if "momenta" not in file:
         raise DataError("has no dataset /momenta: not a file of events", path=path)
     names = [*(name for name in _DATASETS if name in file), *column_datasets(file, path)]
-    data = {name: _dataset(file, name, path) for name in names}
+    data = {name: dataset_in_unit(file, name, path) for name in names}
     if data["momenta"].size == 0:
         raise DataError("holds no event", path=path)
     count = _checked_count(data, own, path)
@@ -104,7 +104,7 @@ def hdf_chunks(path: Path, header: HdfEvents, rows: int, faults: Faults | None =
     """Yield the events of a file whose header was read, `rows` at a time."""
     with opened(path) as file:
         for first in range(0, header.count, rows):
-            chunk = {n: np.asarray(_dataset(file, n, path)[first : first + rows]) for n in header.names}
+            chunk = {n: read_array(file, n, path, slice(first, first + rows)) for n in header.names}
             numbers = chunk.pop("event", None)
             event_id = None if numbers is None else whole_numbers(numbers, path, first, faults)
             chunk = {name: exact_numbers(array) for name, array in chunk.items()}
@@ -137,11 +137,11 @@ def column_arrays(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def read_array(file: h5py.File, name: str, path: Path, rows: Any = ()) -> np.ndarray:  # noqa: ANN401
     """Read a dataset of numbers, or some rows of it, that lies in the file itself; no link is followed."""
-    return np.asarray(_dataset(file, name, path)[rows])
+    return np.asarray(dataset_in_unit(file, name, path)[rows])
 
 
-def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset of numbers, in the unit that it must have."""
+def dataset_in_unit(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """A dataset of numbers, in the unit that it must have, to be read from."""
     data = numbers_of(file, name, path)
     if name in _UNITS and (unit := stated_unit(data)) not in ("", _UNITS[name]):
         raise DataError(f"/{name} are in {unit[:40]}, not in {_UNITS[name]}", path=path)

@@ -39,7 +39,9 @@ class Standardiser:
 
     def inverse(self, rows: Reals) -> Floats:
         """Return rows (..., W) in their own units."""
-        return rows.astype(np.float64) * self.scale + self.mean
+        out: Floats = np.multiply(rows, self.scale, dtype=np.float64)
+        out += self.mean
+        return out
 
     def log_scale(self) -> float:
         """Return log|d rows / d standardised rows|."""

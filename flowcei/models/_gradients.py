@@ -2,9 +2,10 @@
 
 See docs/decisions/0033. What is kept in between are arrays (features, N): a feature of all rows of the batch,
 whose number N is a multiple of 16 with 16 more, so that features do not meet in one set of a cache. Gradients
-of weights are products of these, left to torch. `weights` are those of all layers as torch has them, one
-after the other, each before its bias; `starts` (S, depth + 1) says where each begins. `splines` is that of
-`_couplings.transport`.
+of weights are products of these, left to torch. `weights` are those of all layers, and `starts`
+(2, S, depth + 1) says where in them the matrix and the bias of each begins. Both ways the six numbers that
+`accumulate` needs at a time lie side by side: `backward` has matrices as torch does, (outputs, inputs),
+`forward` turned, (inputs, outputs). `splines` is that of `_couplings.transport`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from flowcei.physics._lanes import (
     numbers,
     scratch,
     store,
+    store_turned,
     where_greater,
 )
 from flowcei.storage._compilation import compiled, kernel
@@ -91,7 +93,7 @@ def forward(x, h, weights, starts, order, shape, splines, kept, z, log_det) -> N
     half.
     """
     told, seen, before, units, outputs = kept
-    o, subnets, lanes = _plan(x.shape[1], h.shape[1], shape, splines), len(starts), lanes_of(weights)
+    o, subnets, lanes = _plan(x.shape[1], h.shape[1], shape, splines), starts.shape[1], lanes_of(weights)
     n, wide = -(-len(x) // lanes) + 1, max(o.cut, o.d - o.cut)
     room, weights, units = scratch(o.total, weights), numbers(weights), numbers(units)
     rows = aligned(room)
@@ -144,17 +146,15 @@ def _subnet(rows, o, s, first, inputs, outputs, weights, starts, units, n, j) ->
         target, count = (
             (o.result, outputs) if last else (o.units + k % 2 * (o.result - o.units) // 2, o.hidden)
         )
-        begin = starts[s, k]
+        begin, bias = starts[0, s, k], starts[1, s, k]
         for i in range(count):
-            store(rows, target + i, weights[begin + count * inputs + i])
+            store(rows, target + i, weights[bias + i])
         for p in range(0, count, PANEL):
             least = -3.0e38 if last else 0.0
-            accumulate(
-                rows, source, inputs, weights, begin + p * inputs, 1, inputs, target + p, target + p, least
-            )
+            accumulate(rows, source, inputs, weights, begin + p, count, 1, target + p, target + p, least)
         if not last:
             for i in range(count):
-                store(units, ((k * len(starts) + s) * o.hidden + i) * n + j, load(rows, target + i))
+                store(units, ((k * starts.shape[1] + s) * o.hidden + i) * n + j, load(rows, target + i))
         source, inputs = target, count
 
 
@@ -177,11 +177,16 @@ def _move(rows, o, at, i, count, clamp, splines) -> None:
 def backward(of_z, of_log_det, weights, starts, order, shape, splines, kept, deltas, of_h) -> None:
     """Turn gradients with respect to z (B, D) and log|det| (B,) into that of h (B, C), and `deltas`.
 
-    deltas: gradients with respect to what goes into each unit (depth, S, hidden, N), and to outputs.
+    deltas: gradients with respect to what goes into each unit (depth, S, N, hidden), and to outputs
+    (S, N, outputs), with rows of a multiple of 16: products with such a matrix take torch half the time.
     """
     _, _, before, units, outputs = kept
-    of_units, of_outputs = numbers(deltas[0]), deltas[1]
-    o, subnets, lanes = _plan(of_z.shape[1], of_h.shape[1], shape, splines), len(starts), lanes_of(weights)
+    of_units, of_outputs = numbers(deltas[0]), numbers(deltas[1])
+    o, subnets, lanes = (
+        _plan(of_z.shape[1], of_h.shape[1], shape, splines),
+        starts.shape[1],
+        lanes_of(weights),
+    )
     n, wide = -(-len(of_z) // lanes) + 1, max(o.cut, o.d - o.cut)
     room, weights, units = scratch(o.total, weights), numbers(weights), numbers(units)
     rows = aligned(room)
@@ -203,7 +208,7 @@ def backward(of_z, of_log_det, weights, starts, order, shape, splines, kept, del
                 for k in range(o.per):
                     value, row = load(rows, o.work + 2 + o.per + k), _row(i, k, count, o.per, splines)
                     store(rows, o.result + row, value)
-                    store(of_outputs, (place + row) * n + j, value)
+            _turn(of_outputs, s * n + j, rows, o.result, wide * o.per)
             first = o.context - (o.d - count)
             _pull_subnet(
                 rows, o, s, first, o.d - count + o.told, count * o.per, weights, starts, units, of_units, n, j
@@ -240,18 +245,38 @@ def _pull_subnet(rows, o, s, first, inputs, outputs, weights, starts, units, of_
             for i in range(PANEL):
                 store(rows, target + p + i, 0.0)
             accumulate(
-                rows, source, count, weights, starts[s, k] + p, o.hidden, 1, target + p, target + p, -3.0e38
+                rows,
+                source,
+                count,
+                weights,
+                starts[0, s, k] + p,
+                o.hidden,
+                1,
+                target + p,
+                target + p,
+                -3.0e38,
             )
         for i in range(o.hidden):
-            place = (((k - 1) * len(starts) + s) * o.hidden + i) * n + j
+            place = (((k - 1) * starts.shape[1] + s) * o.hidden + i) * n + j
             value = where_greater(load(units, place), 0.0, load(rows, target + i), 0.0)
             store(rows, target + i, value)
-            store(of_units, place, value)
+        _turn(of_units, ((k - 1) * starts.shape[1] + s) * n + j, rows, target, o.hidden)
         source, count = target, o.hidden
     for i in range(first, o.context):
         store(rows, i, 0.0)
     for p in range(0, inputs, PANEL):
-        accumulate(rows, source, count, weights, starts[s, 0] + p, inputs, 1, first + p, first + p, -3.0e38)
+        accumulate(
+            rows, source, count, weights, starts[0, s, 0] + p, inputs, 1, first + p, first + p, -3.0e38
+        )
+
+
+@compiled
+def _turn(array, block, rows, source, count) -> None:
+    """Write `count` rows, and some that are not used, as block `block` of an array with lanes for rows."""
+    lanes = lanes_of(rows)
+    stride = -(-count // lanes) * lanes
+    for i in range(0, count, lanes):
+        store_turned(array, block * lanes * stride + i, stride, rows, source + i)
 
 
 @compiled

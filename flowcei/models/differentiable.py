@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._utils import _unflatten_dense_tensors
 from torch.autograd.function import once_differentiable
 
 from flowcei.models._gradients import backward, forward
+from flowcei.models.vector import Parts
 from flowcei.physics._lanes import PANEL
 from flowcei.physics.threads import in_threads
 
@@ -36,54 +36,63 @@ class Differentiable:
         names = [stack.layers(subnet) for subnet, _ in stack.subnets()]
         subnets: Any = [[couplings.get_submodule(name) for name in layers] for layers in names]
         self.hidden, self.depth, self.subnets = stack.hidden, stack.depth, len(subnets)
-        self._layers = [layer for layers in subnets for layer in layers]
         self.longer = max(stack.cut, stack.width - stack.cut)
         self.outputs = self.longer * stack.per
-        sizes = [layer.weight.numel() + layer.bias.numel() for layer in self._layers]
-        starts = np.cumsum([0, *sizes[:-1]]).reshape(self.subnets, -1)
-        self.how = starts, orders, stack.shape, stack.splines
-        weights = [t for layer in self._layers for t in (layer.weight, layer.bias)]
+        own = {id(p) for layers in subnets for layer in layers for p in layer.parameters()}
+        self.weights = [p for p in couplings.parameters() if id(p) in own]  # the others are permutations
+        self.parts = Parts(self.weights)
+        starts = {id(p): start for p, start in zip(self.weights, self.parts.starts, strict=True)}
+        matrices = [[starts[id(layer.weight)] for layer in layers] for layers in subnets]
+        biases = [[starts[id(layer.bias)] for layer in layers] for layers in subnets]
+        self.how = np.array([matrices, biases]), orders, stack.shape, stack.splines
         # A panel that a layer does not fill reads past its weights.
-        self.flat = torch.zeros(sum(sizes) + PANEL * max(layer.in_features for layer in self._layers))
-        self.parts = _unflatten_dense_tensors(self.flat[: sum(sizes)], weights)
-        self.gradient = torch.zeros(sum(sizes))
-        self.gradients = _unflatten_dense_tensors(self.gradient, weights)
+        longest = self.parts.total + PANEL * max(stack.hidden, self.outputs, stack.width + stack.context)
+        self.flat, self.turned = torch.zeros(longest), torch.zeros(longest)
+        self._turned = torch.arange(self.parts.total)
+        for part in self.parts.of(self._turned):
+            part.copy_(part.clone().t().reshape(part.shape))
+        self.gradient = torch.zeros(self.parts.total)
+        self.gradients = self.parts.of(self.gradient)
         self._sizes = self._blocks(stack.context)
-        self._sums = torch.zeros(sum(map(math.prod, self._sizes)))
-        self.sums = [
-            part.view(size)
-            for part, size in zip(self._sums.split([*map(math.prod, self._sizes)]), self._sizes, strict=True)
-        ]
-        self._places = self._placed(subnets, self._sizes)
+        counts = [*map(math.prod, self._sizes)]
+        self._sums = torch.zeros(sum(counts) + 1)  # the last is for what lies between weights
+        split = self._sums[:-1].split(counts)
+        self.sums = [part.view(size) for part, size in zip(split, self._sizes, strict=True)]
+        self._places = torch.full((self.parts.total,), sum(counts))
+        places = {id(p): part for p, part in zip(self.weights, self.parts.of(self._places), strict=True)}
+        for layers, pairs in zip(subnets, self._placed(subnets), strict=True):
+            for layer, (of_weight, of_bias) in zip(layers, pairs, strict=True):
+                places[id(layer.weight)].copy_(of_weight)
+                places[id(layer.bias)].copy_(of_bias)
         self._idle: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
 
     def __call__(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (B, D) and log|det dz/dx| (B,) of x (B, D), which gets no gradient, given h (B, C)."""
-        weights = [t for layer in self._layers for t in (layer.weight, layer.bias)]
-        z, log_det = _Function.apply(self, x, h, *weights)
+        vectors = self.parts.vector_of(self.weights), self.parts.vector_of([w.grad for w in self.weights])
+        if any(vector is None for vector in vectors):
+            z, log_det = _Function.apply(self, x, h, None, *self.weights)
+        else:  # one weight stands for all: autograd takes as long for a hundred as the kernel for 30 rows
+            z, log_det = _Function.apply(self, x, h, vectors, self.weights[0])
         return z, log_det
 
     def _blocks(self, told: int) -> list[tuple[int, ...]]:
         """Sizes of the sums of products that the gradients of all subnets are parts of."""
-        sizes: list[tuple[int, ...]] = [(self.subnets, self.hidden, self.longer)]
-        sizes.append((told + 1, self.subnets * self.hidden))
+        sizes: list[tuple[int, ...]] = [(self.subnets, seen, self.hidden) for seen in (self.longer, told + 1)]
         for outputs in [*[self.hidden] * (self.depth - 1), self.outputs]:
-            sizes += [(self.subnets, outputs, self.hidden), (self.subnets, outputs)]
+            sizes += [(self.subnets, self.hidden, outputs), (self.subnets, outputs)]
         return sizes
 
-    def _placed(self, subnets: Sequence[Sequence[nn.Linear]], sizes: Sequence[tuple[int, ...]]) -> Tensor:
-        """Where each weight's gradient is among these."""
-        counts = [math.prod(size) for size in sizes]
-        numbers = torch.arange(sum(counts), dtype=torch.int32).split(counts)
-        by_seen, by_told, *layers = (n.view(size) for n, size in zip(numbers, sizes, strict=True))
-        told, table = len(by_told) - 1, list[Tensor]()
-        by_told = by_told.view(told + 1, self.subnets, self.hidden).permute(1, 2, 0)
+    def _placed(self, subnets: Sequence[Sequence[nn.Linear]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Where the gradients of a subnet's weights and biases, layer by layer, are among these."""
+        numbers = torch.arange(len(self._sums) - 1).split([*map(math.prod, self._sizes)])
+        by_seen, by_told, *layers = (n.view(size) for n, size in zip(numbers, self._sizes, strict=True))
         for s, linears in enumerate(subnets):
-            seen = linears[0].in_features - told
-            table += [torch.cat([by_seen[s, :, :seen], by_told[s, :, :-1]], dim=1), by_told[s, :, -1]]
+            seen = linears[0].in_features - by_told.shape[1] + 1
+            places = [(torch.cat([by_seen[s, :seen], by_told[s, :-1]]).T, by_told[s, -1])]
             for k, linear in enumerate(linears[1:]):
-                table += [of[s, : linear.out_features] for of in layers[2 * k : 2 * k + 2]]
-        return torch.cat([places.reshape(-1) for places in table])
+                matrix, bias = (of[s, ..., : linear.out_features] for of in layers[2 * k : 2 * k + 2])
+                places.append((matrix.T, bias))
+            yield places
 
     def tiles(self, rows: int, told: int) -> list[tuple[slice, _Tile]]:
         """Parts of a batch, and memory for each, not used by one whose gradient is still to come."""
@@ -99,40 +108,54 @@ class Differentiable:
         for part, tile in tiles:
             self._idle[part.stop - part.start, len(tile.told) - 1].append(tile)
 
+    def read(self, vector: Tensor | None, weights: tuple[Tensor, ...]) -> None:
+        """Copy the weights, of all in one vector or each by itself, as the kernels have them."""
+        if vector is None:
+            torch._foreach_copy_(self.parts.of(self.flat), weights)
+        else:
+            self.flat[: self.parts.total].copy_(vector)
+        _take(self.flat, self._turned, self.turned[: self.parts.total])
+
     def begin(self) -> None:
         """Begin the sums over the tiles of a batch."""
         self._sums.zero_()
 
     def gather(self) -> None:
-        """Bring them into the order of weights."""
-        torch.index_select(self._sums, 0, self._places, out=self.gradient)
+        """Bring them to where the weights are."""
+        _take(self._sums, self._places, self.gradient)
 
 
 class _Tile:
     """What is kept of some rows, and gradients (see `_gradients`): memory is asked for once."""
 
     def __init__(self, own: Differentiable, rows: int, told: int) -> None:
-        n = -(-rows // _LANES) * _LANES + _LANES
+        filled = _up(rows)
+        n = filled + _LANES
         longer, units = (own.subnets, own.longer, n), (own.depth, own.subnets, own.hidden, n)
         outputs = own.subnets, own.outputs, n
-        self.told, self.seen, before = (torch.zeros(size) for size in ((told + 1, n), longer, longer))
-        self.units, self.of_units = torch.zeros(units), torch.zeros(units)
-        values, self.of_outputs = torch.zeros(outputs), torch.zeros(outputs)
-        self.kept = _flat([self.told, self.seen, before, self.units, values])
-        self.deltas = _flat([self.of_units, self.of_outputs])
+        kept = [torch.zeros(size) for size in ((told + 1, n), longer, longer, units, outputs)]
+        deltas = [torch.zeros(own.depth, own.subnets, n, _up(own.hidden))]
+        deltas.append(torch.zeros(own.subnets, n, _up(own.outputs)))
+        self.kept, self.deltas = _flat(kept), _flat(deltas)
+        self.told, self.seen, self.units = (kept[k][..., :filled] for k in (0, 1, 3))
+        self.of_layers = [*deltas[0][..., :filled, : own.hidden], deltas[1][:, :filled, : own.outputs]]
 
     def add_to(self, sums: Sequence[Tensor]) -> None:
         """Add to sums of products, a block of all subnets each."""
         by_seen, by_told, *layers = sums
-        by_seen.baddbmm_(self.of_units[0], self.seen.transpose(1, 2))
-        by_told.addmm_(self.told, self.of_units[0].flatten(0, 1).T)
-        for k, by in enumerate([*self.of_units[1:], self.of_outputs]):
-            layers[2 * k].baddbmm_(by, self.units[k].transpose(1, 2))
-            layers[2 * k + 1].add_(by.sum(dim=2))
+        by_seen.baddbmm_(self.seen, self.of_layers[0])
+        by_told.baddbmm_(self.told.expand(len(by_told), -1, -1), self.of_layers[0])
+        for k, by in enumerate(self.of_layers[1:]):
+            layers[2 * k].baddbmm_(self.units[k], by)
+            layers[2 * k + 1].add_(by.sum(dim=1))
 
 
 class _Function(torch.autograd.Function):
-    """z and log|det| of x, given h and the weights and biases of all layers of all subnets."""
+    """z and log|det| of x, given h and weights.
+
+    vectors: of which all weights, and all their gradients, are parts; these grow in place. None where they
+    are tensors of their own.
+    """
 
     @staticmethod
     def forward(
@@ -140,14 +163,15 @@ class _Function(torch.autograd.Function):
         own: Differentiable,
         x: Tensor,
         h: Tensor,
+        vectors: tuple[Tensor, Tensor] | None,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.own, ctx.tiles = own, own.tiles(len(x), h.shape[1])
-        torch._foreach_copy_(own.parts, weights)
+        ctx.own, ctx.vectors, ctx.tiles = own, vectors, own.tiles(len(x), h.shape[1])
+        own.read(None if vectors is None else vectors[0], weights)
         ctx.save_for_backward(*weights)  # autograd refuses them where they are others by then
         z, log_det = torch.empty_like(x), x.new_empty(len(x))
         values, results = _arrays(x, h), _arrays(z, log_det)
-        flat = own.flat.numpy()
+        flat = own.turned.numpy()
 
         def work(part: tuple[slice, _Tile]) -> None:
             rows, tile = part
@@ -160,7 +184,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_z: Tensor, of_log_det: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        own, threads, weights = ctx.own, torch.get_num_threads(), ctx.saved_tensors
+        own, threads, _ = ctx.own, torch.get_num_threads(), ctx.saved_tensors
         own.begin()
         of_h = of_z.new_empty(len(of_z), len(ctx.tiles[0][1].told) - 1)
         values, flat, (result,) = _arrays(of_z, of_log_det), own.flat.numpy(), _arrays(of_h)
@@ -177,17 +201,25 @@ class _Function(torch.autograd.Function):
                 tile.add_to(own.sums)
         own.gather()
         own.give_back(ctx.tiles)
-        there = [w.grad for w in weights]
-        if not all(g is not None and g._is_view() for g in there):  # noqa: SLF001 - torch has no other word
-            return None, None, of_h, *(g.clone() for g in own.gradients)
-        # Parts of one vector, as `training.steps` has them, grow in place: autograd takes as long for a
-        # hundred sums as the kernel for 100 rows.
-        torch._foreach_add_(there, own.gradients)
-        return None, None, of_h, *[None] * len(there)
+        if ctx.vectors is None:
+            return None, None, of_h, None, *(g.clone() for g in own.gradients)
+        ctx.vectors[1].add_(own.gradient)
+        return None, None, of_h, None, None
+
+
+def _take(values: Tensor, places: Tensor, out: Tensor) -> None:
+    """Write `values[places]`, in NumPy, which takes half as long as torch."""
+    # No place is outside. Not mode="raise", which writes to memory of its own first.
+    np.take(values.numpy(), places.numpy(), out=out.numpy(), mode="clip")
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _up(count: int) -> int:
+    """To a multiple of the lanes."""
+    return -(-count // _LANES) * _LANES
 
 
 def _flat(tensors: Sequence[Tensor]) -> tuple[np.ndarray, ...]:

@@ -165,6 +165,36 @@ def store(_typing, array, row, value) -> tuple:
     return types.void(array, types.intp, value), lower
 
 
+@intrinsic
+def store_turned(_typing, array, first, stride, rows, source) -> tuple:
+    """Write as many rows as there are lanes, from `source` on, with lanes for rows.
+
+    Those of lane k begin at number `first + stride * k` of `array`, at a multiple of 64 bytes.
+    """
+
+    def lower(context, builder, sig, args) -> ir.Value:
+        array, first, stride, rows, source = args
+        count = Lanes(sig.args[0].dtype).lanes
+        places = [builder.add(source, ir.Constant(source.type, k)) for k in range(count)]
+        v = [builder.load(_row(context, builder, sig.args[3], rows, place), align=64) for place in places]
+        apart = count // 2  # blocks off the diagonal of ever smaller squares change places
+        while apart:
+            low = [k if not k & apart else count + k - apart for k in range(count)]
+            high = [k + apart if not k & apart else count + k for k in range(count)]
+            masks = [ir.Constant(ir.VectorType(ir.IntType(32), count), m) for m in (low, high)]
+            for k in (k for k in range(count) if not k & apart):
+                pair = v[k], v[k + apart]
+                v[k], v[k + apart] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+            apart //= 2
+        for k, row in enumerate(v):
+            number = builder.add(first, builder.mul(stride, ir.Constant(stride.type, k)))
+            data = builder.gep(_numbers(context, builder, sig.args[0], array), [number])
+            builder.store(row, builder.bitcast(data, row.type.as_pointer()), align=64)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, rows, types.intp), lower
+
+
 def _call(builder, name, vector) -> ir.Value:
     """Call one of LLVM's functions of a vector."""
     width = 32 if isinstance(vector.type.element, ir.FloatType) else 64

@@ -16,7 +16,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
@@ -137,10 +136,10 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
         _spectra(axes, series, "total momentum", "hbar/bohr")
     sigma = measured.sigma
     if sigma is not None and (sigma > 0).all() and not accidents:
-        from scipy.stats import norm  # a third of a second, of every picture, if it stood above
-
         x = np.linspace(*axes.get_xlim(), 300)
         width = np.sqrt(len(measured.molecule)) * sigma
+        from scipy.stats import norm  # a third of a second, of every picture, if it stood above
+
         density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
         (line,) = axes.plot(x, density, color="black", lw=1, ls="--", label="noise")
         legend = axes.get_legend()
@@ -374,6 +373,8 @@ def _density(axes: Axes, sets: dict[str, Floats], counted: str, extent: Floats |
     handles = []
     for row, (name, points) in enumerate(list(sets.items())[1:]):
         counts, *edges = np.histogram2d(points[:, 0], points[:, 1], bins=bins, range=ranges)
+        from scipy.ndimage import gaussian_filter
+
         smooth = gaussian_filter(counts, _SMOOTH)
         ordered = np.sort(smooth, axis=None)[::-1]
         inside = np.cumsum(ordered) / ordered.sum()

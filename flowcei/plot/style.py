@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """M. Okabe and K. Ito, Color Universal Design (2008)."""
 
+_DPI = 160
 _MAX_POINTS = 3000
 _STYLE: Any = {
     "font.size": 9.0,
@@ -111,9 +113,17 @@ def dots(axes: Axes, points: NDArray[Any], k: int, size: float, alpha: float = 0
 
 
 @styled
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
+    file = BytesIO()
+    figure.savefig(file, dpi=_DPI, format="png")
+    return file.getvalue()
+
+
+@styled
 def save(figure: Figure, path: Path, *, overwrite: bool = False) -> None:
     """Write a figure in the format that the ending of its path names, the same bytes for the same figure."""
     kind = path.suffix[1:].lower()
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
     with atomic_write(path, overwrite=overwrite) as file:
-        figure.savefig(file, dpi=160, format=kind, metadata=undated)
+        figure.savefig(file, dpi=_DPI, format=kind, metadata=undated)

@@ -17,7 +17,15 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import component_names, dataset_name, name_of_dataset
-from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
+from flowcei.events.hdf import (
+    column_arrays,
+    column_datasets,
+    dataset_in_unit,
+    is_column,
+    is_hdf5,
+    read_array,
+    read_molecule,
+)
 from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.experiment import has_accidents
 from flowcei.experiment.missing import LOST
@@ -46,6 +54,7 @@ HDF = (".h5", ".hdf5")
 SAMPLES_AT_ONCE = 200_000
 """Samples in memory where a file is read block by block."""
 
+_NEAR = 16  # rows: to read so many takes as long as to begin anew
 _CONTENT = "flowcei samples"
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
@@ -212,13 +221,13 @@ def stream_samples(
         names = [*names, *Weights.ROWS, *column_datasets(file, source)]
         names = [n for n in names if n in file or n not in _OPTIONAL]
         origin = read_json_attribute(file, "origin") or {}
-        shape = numbers_of(file, "positions", source).shape
-        events = shape[0] if shape else 0
-        step = max(events, 1) if at_once is None else max(1, at_once // max(*shape[1:2], 1))
+        datasets = {n: dataset_in_unit(file, n, source) for n in names}
+        events, *shape = datasets["positions"].shape or (0,)
+        step = max(events, 1) if at_once is None else max(1, at_once // max(*shape[:1], 1))
         every = np.arange(events) if rows is None else rows
         for first in range(0, max(len(every), 1), step):
             some = every[first : first + step]
-            yield _checked({n: _rows(file, n, source, some) for n in names}, molecule, origin, source)
+            yield _checked({n: _rows(data, some) for n, data in datasets.items()}, molecule, origin, source)
 
 
 def read_of_events(path: Path, *names: str) -> list[np.ndarray]:
@@ -248,18 +257,16 @@ def _opened_samples(source: Path) -> Iterator[tuple[h5py.File, Molecule]]:
         yield file, molecule
 
 
-def _rows(file: h5py.File, name: str, source: Path, rows: NDArray[np.intp]) -> np.ndarray:
-    """Some rows of a dataset, read in pieces of as many."""
+def _rows(data: h5py.Dataset, rows: NDArray[np.intp]) -> np.ndarray:
+    """Some rows of a dataset, near ones with what lies between, no more at once than there are."""
     if not len(rows):
-        return read_array(file, name, source)
-    pieces, step = [], len(rows)
-    for first in range(int(rows[0]), int(rows[-1]) + 1, step):
-        inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + step)] - first
-        if len(inside):
-            piece = read_array(file, name, source, slice(first, first + int(inside[-1]) + 1))
-            # A dataset that is shorter than that of positions is refused for its shape.
-            pieces.append(piece if len(inside) == len(piece) else piece[inside[inside < len(piece)]])
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return np.asarray(data[()])
+    pieces, apart = [], (np.diff(rows) > _NEAR) | np.diff((rows - rows[0]) // len(rows)).astype(bool)
+    for near in np.split(rows, np.flatnonzero(apart) + 1):
+        piece, inside = data[int(near[0]) : int(near[-1]) + 1], near - near[0]
+        # A dataset that is shorter than that of positions is refused for its shape.
+        pieces.append(piece if len(inside) == len(piece) else piece[inside[inside < len(piece)]])
+    return np.asarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
 
 
 def _checked(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.special import betaincinv
 
 from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.physics.forward import Start
@@ -47,8 +48,6 @@ def missed_share(random: Rows, surprises: Rows | int = 0) -> Floats:
 
     C. J. Clopper and E. S. Pearson, Biometrika 26, 404 (1934); without surprises 1 - 0.05^(1/k).
     """
-    from scipy.special import betaincinv
-
     random, surprises = np.asarray(random), np.asarray(surprises)
     bounded = random > surprises
     bound = betaincinv(surprises + 1, np.where(bounded, random - surprises, 1), _CERTAINTY)

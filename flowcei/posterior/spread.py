@@ -56,13 +56,17 @@ class Quantity:
 
 
 def in_recoil_frame(
-    molecule: Molecule, momenta: Floats, positions: Reals, prior: GeometryPrior | None = None
+    molecule: Molecule,
+    momenta: Floats,
+    positions: Reals,
+    prior: GeometryPrior | None = None,
+    frame: RecoilFrame | None = None,
 ) -> Floats:
     """Positions (E, n, N, 3), bohr, labelled by the geometry, in the recoil frame of momenta (E, N, 3)."""
     # Imported here: numba takes half a second.
     from flowcei.posterior._samples import enter_frame
 
-    rotation = _frame(molecule, momenta).rotation(momenta)
+    rotation = (frame or _frame(molecule, momenta)).rotation(momenta)
     order = label_by_geometry(molecule, momenta, positions, prior)
     order = order[:, :1] if order.strides[1] == 0 else order
     out = np.empty(positions.shape)
@@ -181,8 +185,9 @@ class Spread:
     def of(cls, samples: PosteriorSamples) -> Spread:
         """Return the spread of samples that count alike."""
         molecule, momenta = samples.molecule, samples.momenta
-        turned = in_recoil_frame(molecule, momenta, samples.positions, samples.known_prior())
-        along = speed_names(molecule)[first_axis(molecule, momenta)]
+        frame = _frame(molecule, momenta)
+        turned = in_recoil_frame(molecule, momenta, samples.positions, samples.known_prior(), frame)
+        along = speed_names(molecule)[frame.axes[0]]
         return cls(molecule, *quantities(molecule, turned), samples.event_id, along, samples.columns)
 
     def __repr__(self) -> str:

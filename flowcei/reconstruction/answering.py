@@ -182,8 +182,8 @@ class Answering:
         # others of its file their answers: all of its samples are NaN, and it is flagged. A part of them
         # would be a biased lot.
         single = positions.astype(np.float32)
-        widest = np.abs(single).max(axis=(2, 3))
-        beyond = ~((widest > 0.0) & (widest < np.inf)).all(axis=1)
+        somewhere = np.any(single, axis=(2, 3)).all(axis=1)
+        beyond = ~(np.all(np.isfinite(single), axis=(1, 2, 3)) & somewhere)
         single[beyond] = np.nan
         log_prob = None
         if density is not None:

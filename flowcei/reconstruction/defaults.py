@@ -1,4 +1,4 @@
-"""What a training on simulated events takes where nobody says: by ions, prior and architecture."""
+"""What a training takes where nobody says: by ions, prior and architecture, or which rows of a file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from flowcei.frame.whitening import LIKE_MOMENTA
 from flowcei.models.registry import options_type
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from flowcei.experiment.detector import Noise
     from flowcei.physics.priors import GeometryPrior
 
@@ -76,3 +78,10 @@ def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, more: 
         256 if ions <= _FEW_IONS else 64,
         dict(about.wide) if wide else dict(about.few) if ions == 3 else {},
     )
+
+
+def split_rows(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of a file for training, validation and test: 80, 10 and 10 %."""
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,))).permutation(n)
+    first, second = int(0.8 * n), int(0.9 * n)
+    return order[:first], order[first:second], order[second:]

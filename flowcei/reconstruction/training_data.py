@@ -25,7 +25,7 @@ from flowcei.physics.build_up import BuildUpPrior
 from flowcei.physics.explosion import PLAIN
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.physics.threads import usable_cores
-from flowcei.reconstruction.defaults import Defaults, usual_noise, usual_training
+from flowcei.reconstruction.defaults import Defaults, split_rows, usual_noise, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
 from flowcei.reconstruction.storable import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
@@ -225,13 +225,6 @@ def _raised(momenta: Floats, noise: Noise, own: float, rng: np.random.Generator)
     added = added.T[:, None] if noise.by_axis else added[:, None, None]
     noisy = momenta + added * rng.standard_normal(momenta.shape)
     return noisy, (level * (rms_component(noisy) if noise.relative else 1.0)).T
-
-
-def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of a file for training, validation and test: 80, 10 and 10 %."""
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,))).permutation(n)
-    first, second = int(0.8 * n), int(0.9 * n)
-    return order[:first], order[first:second], order[second:]
 
 
 def recorded(

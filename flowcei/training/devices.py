@@ -53,10 +53,23 @@ class Ranks:
 
     def average(self, values: Tensor) -> None:
         """Put the mean over all ranks in the place of `values`; StoppedError where another has ended."""
-        if self.count > 1:
-            with _together():
+        if self.count == 1:
+            return
+        with _together():
+            if self.count == 2 and values.device.type == "cpu":
+                values += self._exchanged(values)  # in one go, where gloo's sum of many takes twice as long
+            else:
                 distributed.all_reduce(values)
-            values /= self.count
+        values /= self.count
+
+    def _exchanged(self, values: Tensor) -> Tensor:
+        """Values of the other of two ranks, which gets these."""
+        other, theirs = 1 - self.rank, torch.empty_like(values)
+        sent = distributed.isend(values, other)
+        distributed.recv(theirs, other)
+        if sent is not None:
+            sent.wait()
+        return theirs
 
     def agreed(self, number: int, device: torch.device) -> int:
         """The number (below 2^64) that the first rank has."""

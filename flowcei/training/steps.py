@@ -9,6 +9,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from flowcei.errors import UsageError
+from flowcei.models.vector import Parts
 from flowcei.training.devices import Ranks
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
     from flowcei.training.schedule import Schedule
 
-_ALIGNED = 16  # weights of a tensor begin at multiples of 64 bytes
 _WARM_UP = 3  # steps before one is recorded, as torch asks for
 _SQUARES = 0.99  # share of the mean square of a gradient that is kept from one step to the next
 _EPSILON = 1e-8
@@ -36,19 +36,16 @@ class Steps:
         self._model, self._ranks = model, ranks or Ranks()
         self._clip, self._decay = schedule.clip, schedule.weight_decay
         self._moving = [p for p in model.parameters() if p.requires_grad]
-        starts, total = [], 0
-        for p in self._moving:
-            starts.append(total)
-            total += -(-p.numel() // _ALIGNED) * _ALIGNED
+        parts = Parts(self._moving)
         if len(types := {p.dtype for p in self._moving}) > 1:
             raise UsageError(f"weights of one precision train together; these are of {len(types)}")
-        self._sums = torch.zeros(total + 2, device=device, dtype=next(iter(types), None))
-        self.weights, self.gradient = torch.zeros_like(self._sums[:total]), self._sums[:total]
-        for p, start in zip(self._moving, starts, strict=True):
-            section = slice(start, start + p.numel())
-            self.weights[section] = p.detach().flatten()
-            p.data = self.weights[section].view_as(p)
-            p.grad = self.gradient[section].view_as(p)
+        self._sums = torch.zeros(parts.total + 2, device=device, dtype=next(iter(types), None))
+        self.gradient = self._sums[: parts.total]
+        self.weights = torch.zeros_like(self.gradient)
+        sections = parts.of(self.weights), parts.of(self.gradient)
+        for p, weights, gradient in zip(self._moving, *sections, strict=True):
+            weights.copy_(p.detach())
+            p.data, p.grad = weights, gradient
         self._fused = device.type in {"cpu", "cuda"}
         steps = torch.zeros((), device=device if self._fused else None)
         means = {name: torch.zeros_like(self.weights) for name in ("mean", "mean_square")}

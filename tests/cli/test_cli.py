@@ -18,7 +18,7 @@ from shell import Shell
 
 import flowcei
 from flowcei.models.registry import ARCHITECTURES, find_architecture, listed_options
-from flowcei.reconstruction.training_data import split_rows
+from flowcei.reconstruction.defaults import split_rows
 from flowcei.storage.kernels import cache_folder
 
 TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
@@ -56,8 +56,9 @@ def test_help_answers_without_torch() -> None:
 
 
 def test_samples_are_drawn_without_what_takes_a_second_to_import(tmp_path: Path) -> None:
-    """No torch, tables, statistics, pictures or plug-ins of numba; nor torch in `modes` and `spread`."""
-    flowcei.write_events(flowcei.simulate("ocs", 3, seed=1, noise="1%"), tmp_path / "e.h5")
+    """No torch, tables, statistics, pictures or plug-ins of numba; nor torch where samples are looked at."""
+    for name, count in (("e", 3), ("more", 50)):
+        flowcei.write_events(flowcei.simulate("ocs", count, seed=1, noise="1%"), tmp_path / f"{name}.h5")
     code = (
         "import sys; sys.argv[0] = 'flowcei'; heavy = set(sys.argv.pop().split(','))\n"
         "from flowcei.cli.main import main\n"
@@ -69,8 +70,11 @@ def test_samples_are_drawn_without_what_takes_a_second_to_import(tmp_path: Path)
     for words, unwanted in (
         ("sample --momenta e.h5 -n 5 --device cpu --model bundled -o s.h5", heavy),
         ("sample --momenta e.h5 -n 5 --device cpu --model bundled -o w.h5 --weigh", "torch,pandas"),
-        ("modes s.h5 -o m.csv", "torch"),
-        ("spread s.h5 -o spread", "torch"),
+        ("modes s.h5 -o m.csv", "torch,scipy.stats"),
+        ("spread s.h5 -o spread", "torch,scipy.stats"),
+        ("calibrate bundled --data more.h5 -n 10 -o calibration", "torch,scipy.stats,scipy.spatial"),
+        ("compare bundled --data more.h5 -n 10 -o comparison", "torch,scipy.stats"),
+        ("report s.h5 -o r.html", "torch"),
     ):
         command = [sys.executable, "-c", code, *words.split(), unwanted]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -16,6 +16,8 @@ import flowcei
 if TYPE_CHECKING:
     from flowcei.reconstruction.model import Reconstructor
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 POOR = "poor: efficiency 0.01 (median), 0.002 (10th percentile) by 1e5 draws"
 SAMPLE = ("sample", "--momenta", "e.csv", "-n", "5", "--seed", "1", "--overwrite")
 

@@ -16,6 +16,8 @@ from flowcei.cli import progress
 from flowcei.cli.streams import log_to_stderr
 from flowcei.cli.train import Duration
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:

@@ -25,6 +25,8 @@ from flowcei.storage.modelfile import read_model
 from flowcei.training import loop
 from flowcei.training.steps import Steps
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:

@@ -13,6 +13,8 @@ from shell import Shell
 import flowcei
 from flowcei.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COMMANDS = {
     "spread": ["spread", "{}"],
     "modes": ["modes", "{}", "--event", "0"],

@@ -117,7 +117,7 @@ PULSES, FASTER, NOISE = 40.0 / FWHM, 0.0145, 0.1  # fs, bohr a fs, bohr of an ev
 
 
 def alone(
-    bond: Callable[[np.ndarray], np.ndarray], seed: int, events: int = 200, count: int = 30
+    bond: Callable[[np.ndarray], np.ndarray], seed: int, events: int = 200, count: int = 15
 ) -> tuple[SmoothLaw, np.ndarray, np.ndarray]:
     """The smooth law of r(CS) +/- 0.1 bohr alone, its noise known: samples are quantiles; delays, values."""
     rng, delays = np.random.default_rng(seed), np.linspace(0.0, 180.0, 10)

@@ -102,6 +102,20 @@ def test_steps_of_a_training_have_the_gradient_of_autograd(threads: int) -> None
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_weights_that_do_not_train_keep_the_gradients_of_the_others() -> None:
+    """Those of a first block, say: they get none, and all are no longer parts of one vector."""
+    model, (x, c, _) = _model(6, {"hidden": 32}), _batch(100, 6)
+    reference = deepcopy(model)
+    for p in list(model.couplings.parameters())[:5]:  # type: ignore[union-attr]
+        p.requires_grad_(requires_grad=False)
+    for own in (model, reference):
+        Steps(own, Schedule(clip=1e9), torch.device("cpu")).differentiate(x, c, stop=False)
+    some, every = _gradients(model), _gradients(reference)
+    assert 0 < len(some) < len(every)
+    for name, gradient in some.items():
+        torch.testing.assert_close(gradient, every[name])
+
+
 def test_gradients_of_geometries_are_there_too() -> None:
     """Of x, as of a loss that is not trained on: by torch, in training and out of it."""
     model, (x, c, _) = _model(6, {}), _batch(20, 6)

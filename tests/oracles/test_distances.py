@@ -21,8 +21,8 @@ def clouds(shift: float, width: int, n: int, seed: int) -> tuple[np.ndarray, np.
     return (x * scale) @ turn, (y * scale) @ turn
 
 
-@pytest.mark.parametrize("width", [1, 6])
-@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+# A shift that no coordinate shows alone is the harder one to find, and six are easier to over-fit than one.
+@pytest.mark.parametrize(("shift", "width"), [(0.0, 6), (1.0, 1), (2.0, 6)])
 def test_accuracy_is_that_of_the_best_classifier_of_shifted_normals(shift: float, width: int) -> None:
     """Phi(shift / 2), within its error; a trained network stays a little below it."""
     n = 1000
@@ -49,7 +49,7 @@ def test_a_wider_cloud_with_the_same_mean_is_told_apart() -> None:
 
 def test_c2st_is_fixed_by_its_seed() -> None:
     x, y = clouds(0.5, 2, 100, seed=2)
-    assert c2st(x, y, seed=4) == c2st(x, y, seed=4)
+    assert c2st(x, y, seed=4, folds=2) == c2st(x, y, seed=4, folds=2)
 
 
 def test_energy_distance_of_one_dimension_is_that_of_scipy() -> None:

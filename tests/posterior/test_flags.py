@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COUNT = 60
 ODD = {3: "ker", 7: "momentum-sum"}
 

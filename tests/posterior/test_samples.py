@@ -15,7 +15,7 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import write_events
 from flowcei.molecules.molecule import Molecule
-from flowcei.posterior.files import check_samples_path, read_samples, write_samples
+from flowcei.posterior.files import check_samples_path, read_samples, stream_samples, write_samples
 from flowcei.posterior.flags import unexplained
 from flowcei.posterior.samples import PosteriorSamples
 
@@ -88,6 +88,18 @@ def test_streamed_in_parts_equals_at_once(tmp_path: Path, ending: str, size: int
         assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     else:
         _same(read_samples(tmp_path / "parts.h5"), samples)
+
+
+@pytest.mark.parametrize("at_once", [DRAWS, 7 * DRAWS, None])
+@pytest.mark.parametrize("every", [1, 2, 20, 60])
+def test_some_events_are_read_wherever_they_are(tmp_path: Path, every: int, at_once: int | None) -> None:
+    """One after the other, with few between and with many, however many at once."""
+    samples = PosteriorSamples.concatenate([_samples()] * 40)
+    write_samples([samples], tmp_path / "s.h5")
+    rows = np.union1d(np.arange(3, len(samples), every), [0, 1, 5])
+    blocks = list(stream_samples(tmp_path / "s.h5", at_once, rows))
+    assert max(map(len, blocks)) == (len(rows) if at_once is None else min(at_once // DRAWS, len(rows)))
+    _same(PosteriorSamples.concatenate(blocks), samples[rows])
 
 
 @pytest.mark.parametrize("density", [True, False])

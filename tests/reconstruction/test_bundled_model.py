@@ -72,3 +72,19 @@ def test_every_chart_coordinate_is_covered(model: flowcei.Reconstructor, noise: 
     truth, samples = chart(events.positions[:, None])[:, 0], chart(drawn.positions)
     for level in (0.5, 0.9):
         np.testing.assert_allclose(central_coverage(truth, samples, level).mean(axis=0), level, atol=0.025)
+
+
+def test_events_that_differ_are_entered_anew() -> None:
+    """Whatever was entered before, also where an array holds other numbers by now; the same only once."""
+    model, events = flowcei.load(), flowcei.simulate("ocs", 10, noise="1%", seed=1)
+    momenta, sigma = events.momenta.copy(), model.sigma(events, None)
+    before = model.enter(momenta, sigma)
+    assert model.enter(events.momenta, sigma) is before
+    for change in (np.s_[:], np.s_[3:4]):
+        momenta[change] *= 1.1
+        for noise, time in ((sigma, 0.0), (1.5 * sigma, 0.0), (1.5 * sigma, 2.0)):
+            framed, told = model.enter(momenta, noise, time)
+            alone, told_alone = flowcei.load().enter(momenta, noise, time)
+            np.testing.assert_array_equal(framed.condition, alone.condition)
+            np.testing.assert_array_equal(told, told_alone)
+            assert not np.array_equal(told, before[1])

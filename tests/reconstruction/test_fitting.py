@@ -20,9 +20,10 @@ from flowcei.events.simulation import Simulator, simulate
 from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
+from flowcei.reconstruction.defaults import split_rows
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.training_data import FreshSource, RecordedSource, split_rows
+from flowcei.reconstruction.training_data import FreshSource, RecordedSource
 from flowcei.training.schedule import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from quick import QUICK
+from quick import FEW
 
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.events.simulation import simulate
@@ -45,7 +45,7 @@ def recorded() -> Events:
 
 def _train(architecture: str, data: Events | None = None, **rest: Any) -> Reconstructor:
     given: dict[str, Any] = {"options": OPTIONS[architecture], "schedule": SCHEDULE, "seed": 4}
-    return train(architecture, data=data, events_per_epoch=210, rules=QUICK, **(given | rest))
+    return train(architecture, data=data, events_per_epoch=210, rules=FEW, **(given | rest))
 
 
 def _timeless(records: list[EpochRecord]) -> list[EpochRecord]:
