@@ -87,13 +87,13 @@ def kernels(command: str, ions: int) -> list[tuple[str, str]]:
             _explode(ions, "f4", derivatives=True),
         ]
     return [
+        _explode(ions, "f8", derivatives=True),
         ("physics._searches.propose", f"i8[::1], f8[:,:,::1], {_TARGET}, {_STATE}, UniTuple(f8, 4)"),
         (
             "physics._searches.judge",
             f"i8[::1], f8[:,:,::1], Tuple((f8[:,:,::1], u1[::1])), {_TARGET}, {_STATE}",
         ),
         ("physics._searches.group_first", "i8[::1], f8[::1,:], f8[::1], f8[:,::1], f8[:,:,::1], i8[::1]"),
-        _explode(ions, "f8", derivatives=True),
         (
             "storage._digits.join_cells",
             "i8[:,::1], i2[:,::1], i8, Array(u1, 1, 'C', readonly=True), i8[::1], u1[::1]",
