@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,61 @@ _STATE = (
 )
 _FRAMES = "Array(i8, 3, 'C', readonly=True), f8[::1], f8[:,:,::1], f8[:,:,:,::1]"
 
+_SAMPLE = [  # by a flow of whitened charts
+    (
+        "frame._approaches.approach",
+        (
+            "i8[::1], f8[:,:,::1], Tuple((f8[:,:,::1], f8[:,:,::1], u1[::1])), "
+            "UniTuple(f8[:,:,::1], 2), "
+            "Tuple((f8[:,::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], f8[::1])), bool, "
+            "Tuple((f8[:,:,::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[::1]))"
+        ),
+    ),
+    (
+        "models._couplings.transport",
+        (
+            "f4[:,::1], i8[::1], f4[:,::1], f4[::1], i8[::1], i8[:,::1], Tuple((i8, i8, i8, f8)), "
+            "none, bool, f4[:,::1], f4[::1]"
+        ),
+    ),
+    (
+        "frame._approaches.lengthen",
+        "f8[:,:,::1], f8[:,:,::1], f8[:,:,::1], f8[::1], f8, f8[:,::1], f8[:,:,::1]",
+    ),
+    (
+        "frame._charts.place",
+        (
+            "f8[:,:,::1], f8[:,::1], f8[:,:,::1], f8[::1], f8[:,:,::1], i8[:,::1], f8, f8[:,::1], "
+            "f8[::1], f8[:,:,:,::1]"
+        ),
+    ),
+    (
+        "frame._charts.log_volume",
+        "f8[:,:,::1], f8[:,::1], f8[:,:,::1], f8[::1], f8, f8[::1], f8[:,::1]",
+    ),
+    ("physics._placing.read_off", "f8[:,:,::1], i8[::1], f8[::1], f8[:,::1], f8[:,::1]"),
+]
+_MODES = [
+    ("physics._searches.propose", f"i8[::1], f8[:,:,::1], {_TARGET}, {_STATE}, UniTuple(f8, 4)"),
+    (
+        "physics._searches.judge",
+        f"i8[::1], f8[:,:,::1], Tuple((f8[:,:,::1], u1[::1])), {_TARGET}, {_STATE}",
+    ),
+    ("physics._searches.group_first", "i8[::1], f8[::1,:], f8[::1], f8[:,::1], f8[:,:,::1], i8[::1]"),
+    (
+        "storage._digits.join_cells",
+        "i8[:,::1], i2[:,::1], i8, Array(u1, 1, 'C', readonly=True), i8[::1], u1[::1]",
+    ),
+    ("posterior._samples.first_reaching", "f8[:,::1], f8[:,::1], i8[:,::1]"),
+    ("posterior._samples.enter_frame", f"f4[:,:,:,::1], {_FRAMES}"),
+    ("posterior._samples.enter_frame", f"f8[:,:,:,::1], {_FRAMES}"),
+    (
+        "storage._digits.decimals",
+        "Array(f8, 1, 'C', readonly=True), f8[::1], i8, f8[::1], i8[:], i2[:]",
+    ),
+    ("posterior._samples.measure", "f8[:,:,::1], i8[:,::1], i8[:,::1], f8[:,::1], f8[:,::1]"),
+]
+
 
 def _explode(ions: int, precision: str, *, derivatives: bool) -> tuple[str, str]:
     """The simulator, without growth."""
@@ -49,65 +105,10 @@ def kernels(command: str, ions: int) -> list[tuple[str, str]]:
     What the command needs first, while the other process starts, is left to it, or comes last. What takes
     longest comes early: where both come to it, one waits.
     """
-    if command == "sample":  # by a flow of whitened charts
-        return [
-            (
-                "frame._approaches.approach",
-                (
-                    "i8[::1], f8[:,:,::1], Tuple((f8[:,:,::1], f8[:,:,::1], u1[::1])), "
-                    "UniTuple(f8[:,:,::1], 2), "
-                    "Tuple((f8[:,::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], f8[::1])), bool, "
-                    "Tuple((f8[:,:,::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[::1]))"
-                ),
-            ),
-            (
-                "models._couplings.transport",
-                (
-                    "f4[:,::1], i8[::1], f4[:,::1], f4[::1], i8[::1], i8[:,::1], Tuple((i8, i8, i8, f8)), "
-                    "none, bool, f4[:,::1], f4[::1]"
-                ),
-            ),
-            (
-                "frame._approaches.lengthen",
-                "f8[:,:,::1], f8[:,:,::1], f8[:,:,::1], f8[::1], f8, f8[:,::1], f8[:,:,::1]",
-            ),
-            (
-                "frame._charts.place",
-                (
-                    "f8[:,:,::1], f8[:,::1], f8[:,:,::1], f8[::1], f8[:,:,::1], i8[:,::1], f8, f8[:,::1], "
-                    "f8[::1], f8[:,:,:,::1]"
-                ),
-            ),
-            (
-                "frame._charts.log_volume",
-                "f8[:,:,::1], f8[:,::1], f8[:,:,::1], f8[::1], f8, f8[::1], f8[:,::1]",
-            ),
-            ("physics._placing.read_off", "f8[:,:,::1], i8[::1], f8[::1], f8[:,::1], f8[:,::1]"),
-            _explode(ions, "f4", derivatives=False),
-            _explode(ions, "f4", derivatives=True),
-        ]
-    return [
-        _explode(ions, "f8", derivatives=True),
-        ("physics._searches.propose", f"i8[::1], f8[:,:,::1], {_TARGET}, {_STATE}, UniTuple(f8, 4)"),
-        (
-            "physics._searches.judge",
-            f"i8[::1], f8[:,:,::1], Tuple((f8[:,:,::1], u1[::1])), {_TARGET}, {_STATE}",
-        ),
-        ("physics._searches.group_first", "i8[::1], f8[::1,:], f8[::1], f8[:,::1], f8[:,:,::1], i8[::1]"),
-        (
-            "storage._digits.join_cells",
-            "i8[:,::1], i2[:,::1], i8, Array(u1, 1, 'C', readonly=True), i8[::1], u1[::1]",
-        ),
-        ("posterior._samples.first_reaching", "f8[:,::1], f8[:,::1], i8[:,::1]"),
-        ("posterior._samples.enter_frame", f"f4[:,:,:,::1], {_FRAMES}"),
-        ("posterior._samples.enter_frame", f"f8[:,:,:,::1], {_FRAMES}"),
-        (
-            "storage._digits.decimals",
-            "Array(f8, 1, 'C', readonly=True), f8[::1], i8, f8[::1], i8[:], i2[:]",
-        ),
-        ("posterior._samples.measure", "f8[:,:,::1], i8[:,::1], i8[:,::1], f8[:,::1], f8[:,::1]"),
-        _explode(ions, "f8", derivatives=False),
-    ]
+    explode = partial(_explode, ions)
+    if command == "sample":
+        return [*_SAMPLE, explode("f4", derivatives=False), explode("f4", derivatives=True)]
+    return [explode("f8", derivatives=True), *_MODES, explode("f8", derivatives=False)]
 
 
 def compile_ahead(command: str, ions: int) -> None:
