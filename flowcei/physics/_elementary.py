@@ -37,7 +37,7 @@ _SINE = fitted(lambda x: np.pi * np.sinc(np.sqrt(x)), 0.0, 0.25, 9)
 
 @compiled
 def logarithm(x) -> Lanes:
-    """Natural logarithm of normal numbers above 0, in double precision: to 2e-16, or that share of it."""
+    """Natural logarithm of normal numbers above 0, in double precision: to 1e-15, or that share of it."""
     whole = exponent(x * 1.4142135623730951)
     m = x * power_of_two(0.0 - whole)  # from sqrt(1/2) to sqrt(2)
     s = (m - 1.0) / (m + 1.0)
