@@ -330,8 +330,7 @@ def test_likelihood_of_the_file_is_that_of_the_events() -> None:
     exact = np.array([momenta(x, ocs.masses, ocs.charges) for x in truth])
     pull = (sample.momenta - exact) / (0.01 * np.sqrt((exact**2).mean(axis=(1, 2))))[:, None, None]
     assert kstest(pull.ravel(), "norm").pvalue > 1e-3
-    own = Likelihood(
-        ocs.masses, ocs.charges, sample.momenta, 0.01 * np.sqrt((sample.momenta**2).mean(axis=(1, 2)))
-    )
+    sigma = 0.01 * np.sqrt((sample.momenta**2).mean(axis=(1, 2)))
+    own = Likelihood(ocs.masses, ocs.charges, sample.momenta, sigma)
     np.testing.assert_allclose(sample.likelihood.measured, own.measured, rtol=1e-6)
-    np.testing.assert_allclose(sample.sigma, own.sigma, rtol=1e-6)
+    np.testing.assert_allclose(sample.sigma, sigma, rtol=1e-6)
