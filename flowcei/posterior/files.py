@@ -226,8 +226,8 @@ def stream_samples(
         step = max(events, 1) if at_once is None else max(1, at_once // max(*shape[:1], 1))
         every = np.arange(events) if rows is None else rows
         for first in range(0, max(len(every), 1), step):
-            some = every[first : first + step]
-            yield _checked({n: _rows(data, some) for n, data in datasets.items()}, molecule, origin, source)
+            near = _near(every[first : first + step])
+            yield _checked({n: _rows(data, near) for n, data in datasets.items()}, molecule, origin, source)
 
 
 def read_of_events(path: Path, *names: str) -> list[np.ndarray]:
@@ -257,12 +257,18 @@ def _opened_samples(source: Path) -> Iterator[tuple[h5py.File, Molecule]]:
         yield file, molecule
 
 
-def _rows(data: h5py.Dataset, rows: NDArray[np.intp]) -> np.ndarray:
-    """Some rows of a dataset, near ones with what lies between, no more at once than there are."""
-    if not len(rows):
+def _near(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Rows that are read together, near ones, no more at once than there are."""
+    apart = (np.diff(rows) > _NEAR) | np.diff((rows - rows[:1]) // max(len(rows), 1)).astype(bool)
+    return np.split(rows, np.flatnonzero(apart) + 1) if len(rows) else []
+
+
+def _rows(data: h5py.Dataset, together: list[NDArray[np.intp]]) -> np.ndarray:
+    """Some rows of a dataset, those of `_near` with what lies between."""
+    if not together:
         return np.asarray(data[()])
-    pieces, apart = [], (np.diff(rows) > _NEAR) | np.diff((rows - rows[0]) // len(rows)).astype(bool)
-    for near in np.split(rows, np.flatnonzero(apart) + 1):
+    pieces = []
+    for near in together:
         piece, inside = data[int(near[0]) : int(near[-1]) + 1], near - near[0]
         # A dataset that is shorter than that of positions is refused for its shape.
         pieces.append(piece if len(inside) == len(piece) else piece[inside[inside < len(piece)]])

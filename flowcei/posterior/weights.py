@@ -108,12 +108,15 @@ class Weights(RowArrays):
 
         Samples that the prior excludes then have none either, unless too few would remain.
         """
-        # Nor have those that a flow throws to where nothing is: at e^-10000 momenta are 50 % off.
-        with np.errstate(invalid="ignore"):
-            top = self.log_weights.max(axis=1, keepdims=True)
-            possible = np.isfinite(self.log_weights) & (self.log_weights > top - _NOTHING)
-        equal = np.where(possible | (possible.sum(axis=1, keepdims=True) < self.rules.min_ess), 0.0, -np.inf)
-        log_weights = np.where(self.reliable[:, None], self.log_weights, equal)
+        log_weights, others = self.log_weights, np.flatnonzero(~self.reliable)
+        if len(others):
+            log_weights = log_weights.copy()
+            # Nor have those that a flow throws to where nothing is: at e^-10000 momenta are 50 % off.
+            with np.errstate(invalid="ignore"):
+                top = log_weights[others].max(axis=1, keepdims=True)
+                possible = np.isfinite(log_weights[others]) & (log_weights[others] > top - _NOTHING)
+            few = possible.sum(axis=1, keepdims=True) < self.rules.min_ess
+            log_weights[others] = np.where(possible | few, 0.0, -np.inf)
         weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 

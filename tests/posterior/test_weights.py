@@ -123,6 +123,19 @@ def test_an_event_without_any_weight_is_no_nan() -> None:
     assert found.log_evidence_error[0] == np.inf
 
 
+def test_weights_of_an_event_do_not_depend_on_its_neighbours() -> None:
+    """The softmax where weights can be relied on, else the same for each sample that the prior allows."""
+    log_weights = np.random.default_rng(5).normal(size=(4, 60)) * np.array([0.3, 40.0, 0.5, 40.0])[:, None]
+    log_weights[3, 7] = -np.inf
+    before, found = log_weights.copy(), Weights.of(log_weights)
+    assert found.reliable.tolist() == [True, False, True, False]
+    expected = np.exp(before) / np.exp(before).sum(axis=1, keepdims=True)
+    expected[[1, 3]] = 1 / 60
+    expected[3] = np.where(np.arange(60) == 7, 0.0, 1 / 59)
+    np.testing.assert_allclose(found.normalised, expected, rtol=1e-12)
+    np.testing.assert_array_equal(found.log_weights, before)
+
+
 @pytest.fixture(scope="module")
 def weighed() -> PosteriorSamples:
     events = flowcei.simulate("ocs", 200, noise="1%", seed=6)
