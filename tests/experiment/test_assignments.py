@@ -175,7 +175,7 @@ def _oracle(p: np.ndarray, prior: object, start: np.ndarray) -> tuple[float, np.
 
 
 def test_posterior_is_that_of_both_assignments(model: flowcei.Reconstructor) -> None:
-    """Probability, evidence and mean bonds of exact and of weighed samples, of two open events not flagged."""
+    """Probability, evidence and mean bonds of exact and weighed samples, of two open events not flagged."""
     events = flowcei.simulate(LIKE, 40, experiment=WARM, seed=3)
     first = model.sample(events, 50, seed=1, experiment=WARM, weigh=True)
     events = events[np.flatnonzero(np.abs(first.columns["p_assignment_0"] - 0.5) < 0.3)[:8]]
