@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.posterior.arrays import RowArrays
+from flowcei.posterior.resampling import relative, top_of
 
 if TYPE_CHECKING:
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
@@ -72,8 +72,9 @@ class Weights(RowArrays):
         """Judge raw weights (E, n), all that were drawn."""
         e, n = log_weights.shape
         with np.errstate(divide="ignore", invalid="ignore"):  # where no sample counts
-            total = logsumexp(log_weights, axis=1)
-            ess = np.exp(2.0 * total - logsumexp(2.0 * log_weights, axis=1))
+            weights = relative(log_weights)
+            total = np.log(weights.sum(axis=1)) + top_of(log_weights)[:, 0]
+            ess = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
         ess = np.where(np.isfinite(total), ess, 0.0)
         return cls(log_weights, np.full(e, n), ess, total - np.log(n), _k_hat(log_weights), rules)
 
