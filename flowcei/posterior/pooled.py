@@ -65,17 +65,23 @@ class PooledSpread:
         self._every = -(-events // _MOST)
         self._seen = 0
         self._rows: dict[Quantity, Percentiles] = {}
+        self.first: Spread  # the first block's
         self._sums = np.zeros((0, 3))
         self._shift: Floats = np.zeros(0)
         self._deviation, self._covariance, self._true = list[Floats](), list[Floats](), list[Floats]()
         self._width, self._floor = list[Floats](), list[Floats]()
 
     def add(self, block: Spread, samples: PosteriorSamples) -> None:
-        """Take in the spread of the next events, and what their momenta alone fix each atom to."""
+        """Take in the spread of the next events, and what their momenta alone fix each atom to.
+
+        ValueError for positions in another frame than those before: means of both would be of neither.
+        """
+        if self._rows and block.frame.axes != self.first.frame.axes:
+            raise ValueError(f"positions are in another frame: x along {block.along}, not {self.first.along}")
         rows, weights = block.rows(), true_weights(block.columns)
         mean, deviation = block.statistics["mean"], block.statistics["sd"]  # (R, E)
         if not self._rows:
-            self.last = block
+            self.first = block
             self._rows = {quantity: Percentiles() for quantity in rows}
             self._shift, self._sums = mean[:, 0].copy(), np.zeros((3, len(rows)))
         for percentiles, values, ends in zip(self._rows.values(), rows.values(), block.extremes, strict=True):
@@ -115,7 +121,7 @@ class PooledSpread:
     def covariance_in_words(self, unit: str = "bohr") -> list[str]:
         """As of `Spread`, of some events."""
         covariance = np.concatenate(self._covariance)[self._counted()]
-        return covariance_in_words(self.last.molecule, self.last.names, covariance, unit)
+        return covariance_in_words(self.first.molecule, self.first.names, covariance, unit)
 
     def _counted(self) -> Bools:
         """Which of the events whose covariances are held count as true, (K,)."""

@@ -31,6 +31,7 @@ from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
+    from flowcei.frame.recoil import RecoilFrame
     from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
@@ -312,7 +313,13 @@ class PosteriorSamples(SampleArrays):
             floor[self.lost.sum(axis=1) > 1] = np.inf
         return floor
 
-    def spread(self, *, keep_flagged: bool = False, seed: int | np.random.Generator = 0) -> Spread:
+    def spread(
+        self,
+        *,
+        keep_flagged: bool = False,
+        seed: int | np.random.Generator = 0,
+        frame: RecoilFrame | None = None,
+    ) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.
 
         Flagged events are left out, with a `FlaggedWarning`: `Spread.event_id` says which are there.
@@ -320,13 +327,15 @@ class PosteriorSamples(SampleArrays):
         Args:
             keep_flagged: Whether to keep them.
             seed: As of `equally_weighted`.
+            frame: The frame of positions; the one that these events choose where None. To blocks of a
+                file pass that of the first (`Spread.frame`): others may choose another axis.
 
         Raises:
             DataError: Where all are flagged.
         """
         even = self.unflagged(keep_flagged=keep_flagged).equally_weighted(seed)
         warn_of_flagged(self.flag_bits, " and left out", keep_flagged=keep_flagged)
-        return Spread.of(even)
+        return Spread.of(even, frame)
 
     def labelled(self, positions: Reals | None = None) -> Floats:
         """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.

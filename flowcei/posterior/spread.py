@@ -67,7 +67,7 @@ def in_recoil_frame(
     # Imported here: numba takes half a second.
     from flowcei.posterior._samples import enter_frame
 
-    rotation = (frame or _frame(molecule, momenta)).rotation(momenta)
+    rotation = (frame or recoil_frame(molecule, momenta)).rotation(momenta)
     order = label_by_geometry(molecule, momenta, positions, prior)
     order = order[:, :1] if order.strides[1] == 0 else order
     out = np.empty(positions.shape)
@@ -78,17 +78,18 @@ def in_recoil_frame(
 
 def momenta_in_recoil_frame(molecule: Molecule, momenta: Floats) -> Floats:
     """Momenta (E, N, 3) in their recoil frame, the total shared by mass, identical ions by falling speed."""
-    frame = _frame(molecule, momenta)
+    frame = recoil_frame(molecule, momenta)
     framed = frame.enter(momenta, np.ones(len(momenta)))
     return frame.momenta(framed.condition) * np.sqrt(framed.ker)[:, None, None]
 
 
 def first_axis(molecule: Molecule, momenta: Floats) -> int:
     """Which ion in `order_by_speed` has its momentum along x of the recoil frame."""
-    return _frame(molecule, momenta).axes[0]
+    return recoil_frame(molecule, momenta).axes[0]
 
 
-def _frame(molecule: Molecule, momenta: Floats) -> RecoilFrame:
+def recoil_frame(molecule: Molecule, momenta: Floats) -> RecoilFrame:
+    """The frame that events of momenta (E, N, 3) choose: x along the ion with the longest."""
     return RecoilFrame.of(molecule, momenta, reflect=False)
 
 
@@ -179,17 +180,21 @@ class Spread:
     names: list[Quantity]  # the Q quantities
     values: Floats  # of the samples in the recoil frame, (E, n, Q), bohr or degrees
     event_id: Numbers  # the number of each event, (E,)
-    along: str  # the ion whose momentum is the x axis, by name
+    frame: RecoilFrame  # in which positions are
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)  # extra ones of the events, (E,) each
 
     @classmethod
-    def of(cls, samples: PosteriorSamples) -> Spread:
-        """Return the spread of samples that count alike."""
+    def of(cls, samples: PosteriorSamples, frame: RecoilFrame | None = None) -> Spread:
+        """Return the spread of samples that count alike, in a frame; where None, the one they choose."""
         molecule, momenta = samples.molecule, samples.momenta
-        frame = _frame(molecule, momenta)
+        frame = frame or recoil_frame(molecule, momenta)
         turned = in_recoil_frame(molecule, momenta, samples.positions, samples.known_prior(), frame)
-        along = speed_names(molecule)[frame.axes[0]]
-        return cls(molecule, *quantities(molecule, turned), samples.event_id, along, samples.columns)
+        return cls(molecule, *quantities(molecule, turned), samples.event_id, frame, samples.columns)
+
+    @property
+    def along(self) -> str:
+        """The ion whose momentum is the x axis, by name."""
+        return speed_names(self.molecule)[self.frame.axes[0]]
 
     def __repr__(self) -> str:
         size = f"{len(self.values)} events x {self.values.shape[1]} samples of {self.molecule.name}"

@@ -77,7 +77,10 @@ def test_modes_lead_where_no_sample_does() -> None:
     Log evidences of importance sampling at all modes of 1,000 searches, 100,000 draws (`oracles.reference`:
     `ProposalRules(samples=100_000, rounds=6, round_samples=10_000)`).
     """
-    events = flowcei.simulate("chbrclf", 8, prior="ball", noise="1%", seed=31)[[4, 7]]
+    first = "227.07 -36.8 38.3 61.17 15.47 9.29 -66.25 147.79 36.57 -240.38 54.38 -178.56 15.98 -185.37 91.62"
+    other = "-94.52 119.54 -96.04 -30.46 46.51 10.11 -130.79 -118.56 143.88 150.64 105.6 72.92"
+    momenta = np.array(f"{first} {other} 105.15 -153.3 -129.7".split(), float).reshape(2, 5, 3)
+    events = flowcei.Events("chbrclf", momenta, sigma=np.array([1.2156, 1.0895]))
     prior, rng = build_prior(events.molecule, "ball"), np.random.default_rng(1)
     blank = np.zeros((2, 1, 5, 3), np.float32)
     sigma = np.asarray(events.sigma)
