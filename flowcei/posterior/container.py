@@ -125,6 +125,19 @@ class SampleArrays(RowArrays):
         return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
 
     @property
+    def finite(self) -> bool:
+        """Whether all numbers are, but for the samples of events that are flagged to have none."""
+        chosen = self.flag_bits & FLAG_BITS["no-geometry"] == 0
+        answered = self if chosen.all() else self[chosen]  # no copy of a large file that is sound
+        density = answered.log_prob
+        if density is not None and not np.isfinite(density).all():
+            # Exact samples of an event that no geometry explains are the model's, of unknown density.
+            mixed = answered.flag_bits & FLAG_BITS["mixing"] == 0
+            density = density[mixed | ~np.isnan(density).all(axis=1)]
+        tables = (self.event_id, self.momenta, self.sigma, answered.positions, density)
+        return all(table is None or bool(np.isfinite(table).all()) for table in tables)
+
+    @property
     def flag_bits(self) -> NDArray[np.uint16]:
         """The flags of each event, (E,): 0 where none were raised."""
         return np.zeros(len(self), np.uint16) if self.flags is None else self.flags

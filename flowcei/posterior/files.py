@@ -30,7 +30,7 @@ from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.experiment import has_accidents
 from flowcei.experiment.missing import LOST
 from flowcei.posterior.container import ARRAYS
-from flowcei.posterior.flags import FLAG_BITS, FLAGS
+from flowcei.posterior.flags import FLAGS
 from flowcei.posterior.quality import Quality
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
@@ -283,21 +283,9 @@ def _checked(
         samples = samples_of(arrays, molecule, origin)
     except DataError as error:
         raise DataError(f"damaged ({error})", path=source) from error
-    if samples.positions.size == 0 or not _is_finite(samples):
+    if samples.positions.size == 0 or not samples.finite:
         raise DataError("damaged (no samples, or numbers that are not finite)", path=source)
     return samples
-
-
-def _is_finite(samples: PosteriorSamples) -> bool:
-    """Whether all numbers are, but for the samples of events that are flagged to have none."""
-    chosen = samples.flag_bits & FLAG_BITS["no-geometry"] == 0
-    answered = samples if chosen.all() else samples[chosen]  # no copy of a large file that is sound
-    density = answered.log_prob
-    if density is not None and not np.isfinite(density).all():
-        # Exact samples of an event that no geometry explains are the model's, of which no density is known.
-        density = density[(answered.flag_bits & FLAG_BITS["mixing"] == 0) | ~np.isnan(density).all(axis=1)]
-    tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, density)
-    return all(table is None or bool(np.isfinite(table).all()) for table in tables)
 
 
 def sample_to_file(
