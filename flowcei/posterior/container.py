@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.build_up import BuildUpPrior
-    from flowcei.posterior.arrays import Bools, Floats, Numbers
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
     from flowcei.posterior.weights import Weights
 
 ARRAYS = {
@@ -213,6 +213,18 @@ class SampleArrays(RowArrays):
             advice = "none has samples to look at" if keep_flagged else "none is left to look at"
             raise DataError(f"{counted(self.flag_bits)}: {advice}")
         return self if chosen.all() else self[chosen]
+
+    def first(self) -> Self:
+        """Return the first sample of each event alone, without weights."""
+        return self.select(np.zeros((len(self), 1), dtype=np.intp))
+
+    def select(self, samples: Rows) -> Self:
+        """Return some samples (E, m) of each event, by their numbers, each counting alike."""
+        rows = np.arange(len(self))[:, None] * self.positions.shape[1] + samples
+        arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
+        # Rows of one table, which NumPy copies whole: half the time of two indices.
+        some = {k: a.reshape(-1, *a.shape[2:]).take(rows, axis=0) for k, a in arrays.items() if a is not None}
+        return replace(self, **some, weights=None)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.

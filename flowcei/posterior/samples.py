@@ -32,7 +32,7 @@ from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
     from flowcei.frame.recoil import RecoilFrame
-    from flowcei.posterior.arrays import Floats, Reals, Rows
+    from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
 
@@ -265,19 +265,7 @@ class PosteriorSamples(SampleArrays):
         if self.weights is None:
             return self
         n, rng = self.positions.shape[1], np.random.default_rng(seed)
-        return self._chosen(systematic(self.weights.normalised, n, rng))
-
-    def first(self) -> PosteriorSamples:
-        """Return the first sample of each event alone, without weights."""
-        return self._chosen(np.zeros((len(self), 1), dtype=np.intp))
-
-    def _chosen(self, samples: Rows) -> PosteriorSamples:
-        """Some samples (E, m) of each event, each counting alike."""
-        rows = np.arange(len(self))[:, None] * self.positions.shape[1] + samples
-        arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
-        # Rows of one table, which NumPy copies whole: half the time of two indices.
-        some = {k: a.reshape(-1, *a.shape[2:]).take(rows, axis=0) for k, a in arrays.items() if a is not None}
-        return replace(self, **some, weights=None)
+        return self.select(systematic(self.weights.normalised, n, rng))
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:
         """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.
