@@ -35,6 +35,22 @@ def streaming(quick: bool) -> None:  # noqa: FBT001
     show("its peak memory", peak, "GiB")
 
 
+def _reading(events: flowcei.Events, path: Path) -> None:
+    """Reading a file of events whole, and in parts."""
+    flowcei.write_events(events, path)
+    size = path.stat().st_size / 2**20
+    took = seconds(partial(flowcei.read_events, path))
+    show(f"reading {len(events)} OCS events with positions, {size:.0f} MiB {path.suffix}", took, "s")
+    code = (
+        "import sys; from pathlib import Path; from flowcei.events.source import open_events; "
+        "all(len(part) for part in open_events(Path(sys.argv[1])).chunks()); "
+        # Not of `resource`: that counts the process which started this one.
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
+    show("    the same in parts, peak memory of the process", float(run.stdout) / 2**10, "MiB")
+
+
 def files(quick: bool) -> None:  # noqa: FBT001
     """Reading events, whole and in parts, and sampling into a file beside the model's own rate."""
     many, some, n = (20_000, 2_000, 100) if quick else (1_000_000, 100_000, 100)
@@ -42,21 +58,7 @@ def files(quick: bool) -> None:  # noqa: FBT001
         folder = Path(place)
         events = flowcei.simulate("ocs", many, noise="1%", seed=1)
         for ending in ("csv", "h5"):
-            path = folder / f"events.{ending}"
-            flowcei.write_events(events, path)
-            size = path.stat().st_size / 2**20
-            took = seconds(partial(flowcei.read_events, path))
-            show(f"reading {many} OCS events with positions, {size:.0f} MiB .{ending}", took, "s")
-            code = (
-                "import sys; from pathlib import Path; from flowcei.events.source import open_events; "
-                "all(len(part) for part in open_events(Path(sys.argv[1])).chunks()); "
-                # Not of `resource`: that counts the process which started this one.
-                "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
-            )
-            run = subprocess.run(
-                [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True
-            )
-            show("    the same in parts, peak memory of the process", float(run.stdout) / 2**10, "MiB")
+            _reading(events, folder / f"events.{ending}")
         few = events[:some]
         model = flowcei.load()
         _, condition = model.enter(few.momenta, model.sigma(few, None))
@@ -73,19 +75,9 @@ def files(quick: bool) -> None:  # noqa: FBT001
         rate = len(few) * n / (time.perf_counter() - start)
         show(f"samples with density of the bundled model alone, {n} an event", rate, "samples/s")
         flowcei.write_events(events[:some], folder / "some.h5")
-        words = (
-            "sample",
-            "--momenta",
-            str(folder / "some.h5"),
-            "-n",
-            str(n),
-            "--model",
-            "bundled",
-            "--seed",
-            "1",
-        )
+        words = ("sample", "--momenta", str(folder / "some.h5"), "-n", str(n), "--model", "bundled")
         start = time.perf_counter()
-        flow(*words, "-o", str(folder / "samples.h5"))
+        flow(*words, "--seed", "1", "-o", str(folder / "samples.h5"))
         took = time.perf_counter() - start
         show(f"flowcei sample -n {n} of {some} events to .h5, start included", some * n / took, "samples/s")
         show("    of the model's own rate", 100 * some * n / took / rate, "%")

@@ -22,6 +22,7 @@ from flowcei.errors import DataError, NoDensityError
 from flowcei.posterior.gathering import find_modes
 from flowcei.posterior.laplace import ModeRules, local_covariance
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
+from flowcei.posterior.resampling import systematic
 from flowcei.posterior.weights import WEIGHT_RULES, Weights
 from oracles.mixtures import StudentMixture
 
@@ -256,7 +257,7 @@ def reference_posterior(
     count = max(rules.samples, int(10 * n))
     y, log_weights, log_target = target.weighed(proposals, count, rng)
     weights = Weights.of(log_weights)
-    chosen = np.stack([_resampled(w, n, rng) for w in weights.normalised])
+    chosen = systematic(weights.normalised, n, rng)
     rows = np.arange(len(y))[:, None]
     return ReferencePosterior(
         positions=target.geometry(y[rows, chosen]),
@@ -375,7 +376,7 @@ def _adapted(target: _Target, first: list[StudentMixture], rng: np.random.Genera
         adapted = []
         for event, mixture in enumerate(first):
             weights = _tempered(log_weights[event], rules.round_ess)
-            centre, count = np.unique(_resampled(weights, rules.centres, rng), return_counts=True)
+            centre, count = np.unique(systematic(weights[None], rules.centres, rng), return_counts=True)
             limit = np.cov(y[event].T, aweights=weights)
             limit += 1e-6 * np.trace(limit) * np.eye(len(limit))
             kernels = target.kernels(y[event, centre], event, limit)
@@ -396,10 +397,3 @@ def _tempered(log_weights: NDArray[np.float64], least_ess: float) -> NDArray[np.
         if power < 1e-3 or 1.0 / (weights**2).sum() >= least_ess:
             return np.asarray(weights)
         power *= 0.8
-
-
-def _resampled(weights: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Return n numbers of weighted samples, each as often as its share, rounded up or down."""
-    marks = (np.arange(n) + rng.random()) / n
-    steps = weights.cumsum()
-    return np.searchsorted(steps / steps[-1], marks).clip(0, len(weights) - 1)

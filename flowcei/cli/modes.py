@@ -21,6 +21,8 @@ from flowcei.storage.creation import atomic_text
 from flowcei.units import compact, length_in_bohr
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
@@ -82,7 +84,7 @@ def modes(
     import numpy as np
 
     from flowcei.physics.priors import build_prior
-    from flowcei.posterior.structures import required, write_modes_xyz
+    from flowcei.posterior.structures import required
     from flowcei.workers.ahead import compile_ahead
 
     chosen = unflagged_samples(samples, event, keep_flagged=keep_flagged)
@@ -97,18 +99,9 @@ def modes(
     warn_of_open_directions(chosen)
     stated = None if prior is None else build_prior(first.molecule, prior)
     weigh, sought = _can_weigh(first, stated), _Sought(chosen.row)
-    with (
-        atomic_text(path, overwrite=overwrite) as target,
-        atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
-        Progress(len(chosen), "events") as progress,
-    ):
-        work = partial(_modes_of, prior=stated, missed=missed, weigh=weigh)
-        for found, table in each(work, chosen.blocks()):
-            target.write(table.partition("\n")[2] if sought.verdict else table)
-            if places:
-                write_modes_xyz(found, places)
-            sought.add(found)
-            progress.update(len(found.verdict))
+    work = partial(_modes_of, prior=stated, missed=missed, weigh=weigh)
+    with Progress(len(chosen), "events") as progress:
+        _gather(each(work, chosen.blocks()), sought, path, xyz, progress, overwrite=overwrite)
     result, row = sought.shown, sought.row
     drawn, verdict = required(result.samples), np.concatenate(sought.verdict)
     figures = (
@@ -135,6 +128,30 @@ def _tell(
     words = f"event {drawn.event_id[row]}: {VERDICTS[result.verdict[row]]}{which}"
     _show(brief, "" if as_json else words, drawn.molecule, length_unit)
     _note(sought, verdict)
+
+
+def _gather(
+    blocks: Iterable[tuple[Modes, str]],
+    sought: _Sought,
+    path: Path,
+    xyz: Path | None,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the tables of the modes of each block, and their geometries; gather what is told of them."""
+    from flowcei.posterior.structures import write_modes_xyz
+
+    with (
+        atomic_text(path, overwrite=overwrite) as target,
+        atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as geometries,
+    ):
+        for found, table in blocks:
+            target.write(table.partition("\n")[2] if sought.verdict else table)
+            if geometries:
+                write_modes_xyz(found, geometries)
+            sought.add(found)
+            progress.update(len(found.verdict))
 
 
 def _modes_of(

@@ -121,11 +121,8 @@ def sample(
     from flowcei.events.source import open_events
     from flowcei.reconstruction.limits import check_request
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
-    from flowcei.workers.ahead import compile_ahead
 
-    reconstructor = _loaded(model, device, noise if stated is None else f"of {experiment}")
-    if not sharing.shared and getattr(reconstructor.frame, "whitening", None) is not None:
-        compile_ahead("sample", len(reconstructor.molecule))
+    reconstructor = _loaded(model, device, noise if stated is None else f"of {experiment}", sharing)
     how = reading_of(reading(noise), stated, reconstructor.molecule, missing)
     source = open_events(momenta, reconstructor.molecule, how)
     source.log_reading()
@@ -155,8 +152,10 @@ def _note_left_out(source: EventSource) -> None:
         note(f"{source.tally}")
 
 
-def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
-    """Load the model meant, and say which it is and what it assumes."""
+def _loaded(name: str | None, device: str, noise: str | None, sharing: Sharing) -> Reconstructor:
+    """Load the model meant, and say which it is and what it assumes; begin to compile what it needs."""
+    from flowcei.workers.ahead import compile_ahead
+
     title, model = load_named(name, device)
     usual = ", of runs/ (--model names another)" if name is None and title != BUNDLED else ""
     note(f"model {title}{usual} ({model.architecture}, {model.molecule.name})")
@@ -166,6 +165,8 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     options.warn_of_masses(model.molecule, of_model=True)
     prior = f"prior {model.training.prior_name or 'unnamed'}"
     options.note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
+    if not sharing.shared and getattr(model.frame, "whitening", None) is not None:
+        compile_ahead("sample", len(model.molecule))
     return model
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from flowcei import PosteriorSamples
     from flowcei.cli.inputs import UnflaggedSamples
+    from flowcei.frame.recoil import RecoilFrame
     from flowcei.posterior.pooled import PooledSpread
     from flowcei.posterior.spread import Spread
 
@@ -90,7 +91,7 @@ def spread(
     chosen = unflagged_samples(samples, event, keep_flagged=keep_flagged)
     options.made_folder(folder, overwrite=overwrite)
     pooled = _written(chosen, folder, xyz, overwrite=overwrite)
-    result, one, drawn = pooled.last, chosen.one(chosen.row or 0), chosen.evenly(_DRAWN)
+    result, one, drawn = pooled.first, chosen.one(chosen.row or 0), chosen.evenly(_DRAWN)
     shown = f"event-{one.event_id[0]}"
     overall = _sound(drawn, pooled.overall())
     results = {
@@ -141,16 +142,21 @@ def _written(samples: UnflaggedSamples, folder: Path, xyz: Path | None, *, overw
     return pooled
 
 
-def _numbered(blocks: Iterable[PosteriorSamples]) -> Iterator[tuple[int, PosteriorSamples]]:
-    """Blocks with the number of events before each."""
-    before = 0
+def _numbered(
+    blocks: Iterable[PosteriorSamples],
+) -> Iterator[tuple[int, PosteriorSamples, RecoilFrame]]:
+    """Blocks with the number of events before each, and the frame of the first."""
+    from flowcei.posterior.spread import recoil_frame
+
+    before, frame = 0, None
     for block in blocks:
-        yield before, block
+        frame = frame or recoil_frame(block.molecule, block.momenta)
+        yield before, block, frame
         before += len(block)
 
 
 def _of_block(
-    task: tuple[int, PosteriorSamples], *, means: bool
+    task: tuple[int, PosteriorSamples, RecoilFrame], *, means: bool
 ) -> tuple[PosteriorSamples, Spread, str, str, str]:
     """Samples after so many events, their spread, and both tables of it and means as text."""
     import numpy as np
@@ -158,10 +164,10 @@ def _of_block(
     from flowcei.posterior.structures import write_means_xyz
     from flowcei.storage.cells import rows_as_text
 
-    before, block = task
+    before, block, frame = task
     stream = np.random.PCG64(0)
     stream.advance(before)  # a number for each event, whatever the blocks
-    result = block.spread(keep_flagged=True, seed=np.random.Generator(stream))
+    result = block.spread(keep_flagged=True, seed=np.random.Generator(stream), frame=frame)
     tables = result.columns_by_row(), result.covariance_columns()
     rows, pairs = (rows_as_text(table, 6, header=before == 0) for table in tables)
     places = StringIO()
@@ -192,7 +198,7 @@ def _note_widths(pooled: PooledSpread, unit: str) -> None:
 
     width, floor = pooled.widths()
     bounded = np.isfinite(floor) & (floor > 0)
-    if bounded.any() and pooled.last.values.shape[1] > 1:
+    if bounded.any() and pooled.first.values.shape[1] > 1:
         typical = np.median(width) / length_in_bohr(unit)
         ratio = np.median(width[bounded] / floor[bounded])
         note(

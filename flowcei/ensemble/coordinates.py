@@ -65,9 +65,9 @@ class Chart(ABC):
         """Which coordinates are bends of straight angles, (K,)."""
         return np.array([one.bend for one in self.coordinates])
 
-    @abstractmethod
     def values(self, x: Floats) -> Floats:
         """Coordinates (B, K) of labelled geometries (B, N, 3), bohr."""
+        return _values(self.coordinates, x)
 
     @abstractmethod
     def log_prior(self, z: Floats) -> Floats:
@@ -122,10 +122,6 @@ class ZMatrixChart(Chart):
         self._laws: list[Distribution] = [rows[one] for one in chosen]
         self._zmatrix = prior
         super().__init__(prior, chosen, images)
-
-    def values(self, x: Floats) -> Floats:
-        """Coordinates (B, K) of labelled geometries (B, N, 3), bohr."""
-        return _values(self.coordinates, x)
 
     def log_prior(self, z: Floats) -> Floats:
         """Log density (B,) of coordinates z (B, K) under the prior."""
@@ -194,10 +190,6 @@ class FittedChart(Chart):
         turned = images[rng.integers(len(images), size=_DRAWS)]
         self._values = np.einsum("bkl,bl->bk", turned, self.values(self._geometries))
         self._law = fitted(self._values, self.bends, _COMPONENTS)
-
-    def values(self, x: Floats) -> Floats:
-        """Coordinates (B, K) of labelled geometries (B, N, 3), bohr."""
-        return _values(self.coordinates, x)
 
     def log_prior(self, z: Floats) -> Floats:
         """Log density (B,) of coordinates z (B, K) under the prior."""

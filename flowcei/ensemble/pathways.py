@@ -7,18 +7,18 @@ events are likeliest, where each has the evidences of the laws at its own delay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import chdtrc, softmax
+from scipy.special import softmax
 
 from flowcei.ensemble.fitting import accident_weight
-from flowcei.ensemble.result import LEVEL, EnsembleLaw, added
-from flowcei.ensemble.series import grouped
+from flowcei.ensemble.result import LEVEL
+from flowcei.ensemble.series import LawsAlong, grouped
 from flowcei.ensemble.smoothing import FEWEST
 from flowcei.ensemble.splines import ends_of, spline_basis, true_values
 from flowcei.ensemble.uncertainty import inverted
@@ -90,29 +90,21 @@ class SmoothShares:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pathways(EnsembleLaw):
+class Pathways(LawsAlong):
     """Shares of C normal laws along a column of the events.
 
     Attributes:
         by: Name of the column.
         values: At which the laws are separate, (V,).
         laws: A `Mixture` for each of these values.
-        refused: Why there are no shares, for each of the other values.
         smooth: Shares that change smoothly, at true values; None where fewer than five values have some.
+        refused: Why there are no shares, for each of the other values.
     """
 
     kind = "pathways"
-    by: str
-    values: Floats
     laws: tuple[Mixture, ...]
-    refused: dict[float, str]
-    smooth: SmoothShares | None
-    flagged: int = 0
-
-    def __post_init__(self) -> None:
-        """Take over what all laws have in common."""
-        for name, value in added(self.laws, self.flagged).items():
-            object.__setattr__(self, name, value)
+    smooth: SmoothShares | None = None
+    refused: dict[float, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         names = ", ".join(self.names)
@@ -134,22 +126,9 @@ class Pathways(EnsembleLaw):
         told = [float(law.probability.max(axis=1).mean()) for law in self.laws]
         return [float(value) for value, one in zip(self.values, told, strict=True) if one < _TOLD]
 
-    def _table(self, what: str) -> pd.DataFrame:
-        tables = []
-        for value, law in zip(self.values, self.laws, strict=True):
-            table = getattr(law, what)()
-            table.insert(0, "events", law.events)
-            table.insert(0, self.by, value)
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return a row a value and law: share, standard error, 90 % interval, log evidence."""
-        return self._table("to_dataframe")
-
     def components(self) -> pd.DataFrame:
         """Return a row a value, law and coordinate: mean and width with errors."""
-        return self._table("components")
+        return self.joined("components")
 
     def smooth_table(self, t: Floats | None = None) -> pd.DataFrame:
         """Return a row a true value and law: smooth share, standard error and 90 % interval."""
@@ -166,10 +145,8 @@ class Pathways(EnsembleLaw):
         """How probable shares as far from the smooth ones as those of each value are, were these true."""
         if self.smooth is None:
             return 1.0
-        error = np.array([law.to_dataframe()["error"] for law in self.laws])
-        square = (((self.share - self.smooth.seen(self.values)) / error) ** 2).sum(axis=0)
-        free = max(len(self.values) - len(self.smooth.coefficients), 1)
-        return float(min(1.0, chdtrc(free, square).min() * (len(square) - 1)))
+        chances = self.apart(self.share, "error")
+        return float(min(1.0, chances.min() * (len(chances) - 1)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the values, the shares at each, and the smooth ones."""
@@ -209,7 +186,7 @@ def pathways(
         raise DataError(f"the laws are separate at no value of {by}; at {value:.4g}: {why}")
     at = np.array(values)
     smooth = _smooth_shares(at, laws, width) if len(at) >= FEWEST else None
-    return Pathways(by, at, tuple(laws), dict(sorted(refused.items())), smooth, ensemble.flagged)
+    return Pathways(by, at, tuple(laws), ensemble.flagged, smooth, dict(sorted(refused.items())))
 
 
 def _smooth_shares(values: Floats, laws: list[Mixture], width: float) -> SmoothShares:

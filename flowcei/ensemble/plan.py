@@ -43,7 +43,7 @@ class Plan:
     Example:
         >>> import flowcei
         >>> flowcei.plan("ocs", ["c-s 0.02"], noise=["1%", "3%"], seed=0)
-        Plan: ocs, c-s 0.02 bohr: 132 events (noise 1%), 420 events (noise 3%)
+        Plan: ocs, c-s 0.02 bohr: 131 events (noise 1%), 413 events (noise 3%)
     """
 
     molecule: Molecule

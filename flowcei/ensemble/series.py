@@ -31,7 +31,43 @@ _COPIES = 16  # samples of an event by which a smooth law is sought
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Series(EnsembleLaw):
+class LawsAlong(EnsembleLaw):
+    """Laws along a column of the events: at each of some values, and a smooth one where it can be found."""
+
+    by: str
+    values: Floats
+    laws: tuple[Any, ...]
+    flagged: int = 0
+    smooth: Any = None
+
+    def __post_init__(self) -> None:
+        """Take over what all laws have in common."""
+        for name, value in added(self.laws, self.flagged).items():
+            object.__setattr__(self, name, value)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the tables of all laws, with the value of the column before them, and the events of each."""
+        return self.joined("to_dataframe")
+
+    def joined(self, method: str) -> pd.DataFrame:
+        """The tables that a method of each law returns, likewise."""
+        tables = []
+        for value, law in zip(self.values, self.laws, strict=True):
+            table = getattr(law, method)()
+            table.insert(0, "events", law.events)
+            table.insert(0, self.by, value)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def apart(self, numbers: Floats, error: str) -> Floats:
+        """Chances (K,) of numbers (V, K) of the laws, with errors of a column, under the smooth law."""
+        errors = np.array([law.to_dataframe()[error] for law in self.laws])
+        square = (((numbers - self.smooth.seen(self.values)) / errors) ** 2).sum(axis=0)
+        return np.asarray(chdtrc(max(len(self.values) - len(self.smooth.coefficients), 1), square))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Series(LawsAlong):
     """Normal laws along a column of the events, such as a delay.
 
     Attributes:
@@ -43,17 +79,9 @@ class Series(EnsembleLaw):
     """
 
     kind = "series"
-    by: str
-    values: Floats
     laws: tuple[Population, ...]
-    flagged: int = 0
     smooth: SmoothLaw | None = None
     refused: str = ""
-
-    def __post_init__(self) -> None:
-        """Take over what all laws have in common."""
-        for name, value in added(self.laws, self.flagged).items():
-            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         return f"Series: {len(self.laws)} normal laws of {self.molecule.name} along {self.by}"
@@ -74,16 +102,6 @@ class Series(EnsembleLaw):
         """Widths of the laws, (V, K)."""
         return np.array([law.deviation for law in self.laws])
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return the tables of all laws, with the value of the column before them, and the events of each."""
-        tables = []
-        for value, law in zip(self.values, self.laws, strict=True):
-            table = law.to_dataframe()
-            table.insert(0, "events", law.events)
-            table.insert(0, self.by, value)
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
-
     def smooth_table(self) -> pd.DataFrame:
         """Return the table of the smooth law at true values; none where there is no such law."""
         return pd.DataFrame() if self.smooth is None else self.smooth.to_dataframe(self.by)
@@ -96,10 +114,8 @@ class Series(EnsembleLaw):
         """
         if self.smooth is None:
             return 1.0
-        errors = np.array([law.to_dataframe()["mean_error"] for law in self.laws])
-        square = (((self.mean - self.smooth.seen(self.values)) / errors) ** 2).sum(axis=0)
-        free = len(self.values) - len(self.smooth.coefficients)
-        return float(min(1.0, chdtrc(max(free, 1), square).min() * len(square)))
+        chances = self.apart(self.mean, "mean_error")
+        return float(min(1.0, chances.min() * len(chances)))
 
     def gif(self, unit: str = "angstrom", frames: int = 30) -> bytes:
         """Return an animated picture of the smooth law: see `flowcei.plot.movie`."""

@@ -13,13 +13,19 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import bdtr, bdtrik, betainc, kolmogi, kolmogorov, ndtr, ndtri
+from scipy.special import kolmogorov, ndtr, ndtri
 
 from flowcei.errors import UsageError
+from flowcei.evaluation.uniformity import (
+    binomial_interval,
+    binomial_tails,
+    ecdf_difference,
+    ecdf_p_values,
+    kolmogorov_scale,
+)
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.spread import angle_between
@@ -35,10 +41,6 @@ if TYPE_CHECKING:
 
 HPD = "HPD region"  # name of the joint region of highest density among quantities
 
-_POINTS = 100  # bins of an ECDF
-_DRAWS = 20_000  # of uniform ranks, at the least: as many for one quantity as for ten, which share them
-_BEYOND = 20  # draws that should lie outside a band
-_ROWS = 20_000  # draws held at a time
 _TAIL = 1e-12
 _THIRDS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0))
 # Of OCS `broad` 12 % are straighter than 165 degrees: in the third with the largest angles their
@@ -144,7 +146,7 @@ def check_sbc(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: int = 0) -
     """Judge ranks by a simultaneous band around their ECDF, simulated with as many uniform ranks."""
     # T. Saeilynoja, P.-C. Buerkner and A. Vehtari, Stat. Comput. 32, 32 (2022).
     words = [rank_shape(values, rules) for values in ranks.values.T]
-    return _uniform("sbc", ranks, _ecdf_p_values(ranks.values, rules.level, seed), words, rules)
+    return _uniform("sbc", ranks, ecdf_p_values(ranks.values, rules.level, seed), words, rules)
 
 
 def check_resimulation(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: int = 0) -> list[Verdict]:
@@ -158,7 +160,7 @@ def check_resimulation(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: i
         elif above < -rules.clear:
             text = f"too wide or beside the truth: {1.0 - mean:.0%} of samples fit the momenta worse"
         words.append(text)
-    return _uniform("resimulation", ranks, _ecdf_p_values(ranks.values, rules.level, seed), words, rules)
+    return _uniform("resimulation", ranks, ecdf_p_values(ranks.values, rules.level, seed), words, rules)
 
 
 def check_tarp(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
@@ -170,7 +172,7 @@ def check_tarp(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
     z = area * math.sqrt(48 * len(ranks))
     ordered, places = np.sort(ranks.values, axis=0), np.arange(len(ranks) + 1)[:, None] / len(ranks)
     farthest = np.maximum(places[1:] - ordered, ordered - places[:-1]).max(axis=0)
-    shape = kolmogorov(farthest * _kolmogorov_scale(len(ranks)))
+    shape = kolmogorov(farthest * kolmogorov_scale(len(ranks)))
     p_values = 2 * len(z) * np.minimum(shape, 2.0 * ndtr(-np.abs(z)))
     words = [
         f"too {'wide' if far > 0 else 'narrow or beside the truth'} (area {mean:+.3f})"
@@ -197,7 +199,7 @@ def _uniform(
 def check_coverage(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
     """Judge the coverage of each quantity at all levels by the binomial distribution."""
     events, shares, levels = len(ranks), ranks.coverage(rules.levels), np.asarray(rules.levels)
-    p_values = _binomial_tails(np.rint(shares * events), events, levels[:, None]) * shares.size
+    p_values = binomial_tails(np.rint(shares * events), events, levels[:, None]) * shares.size
     verdicts = []
     for name, values, share, p in zip(ranks.names, ranks.values.T, shares.T, p_values.T, strict=True):
         worst = int(p.argmin())
@@ -293,7 +295,7 @@ def regions_table(ranks: Ranks, errors: Floats, regions: list[Region]) -> pd.Dat
         for quantity, u, error in zip(ranks.names, ranks.values[inside].T, errors[inside].T, strict=True):
             central = int((np.abs(2.0 * u - 1.0) <= _CENTRAL).sum())
             above = (u.mean() - 0.5) * np.sqrt(12.0 * count)
-            covers = float(_binomial_tails(np.array(central), count, np.array(_CENTRAL)))
+            covers = float(binomial_tails(np.array(central), count, np.array(_CENTRAL)))
             p = 2.0 * min(2.0 * float(ndtr(-abs(above))), covers)
             rows.append((name, quantity, count, central / count, u.mean(), error.mean(), min(p, 1.0)))
     columns = ["region", "quantity", "events", "coverage_50", "rank", "error", "p"]
@@ -328,86 +330,7 @@ def check_regions(
     return verdicts
 
 
-def ecdf_difference(values: Floats) -> tuple[Floats, Floats]:
-    """Return points z (K,) and the ECDF of values (E, Q) at them less z, (K, Q)."""
-    z = np.arange(1, _POINTS) / _POINTS
-    ecdf = [np.searchsorted(np.sort(column), z, side="right") / len(values) for column in values.T]
-    return z, np.stack(ecdf, axis=1) - z[:, None]
-
-
-def ecdf_band(
-    events: int, quantities: int, *, level: float = RULES.level, seed: int = 0
-) -> tuple[Floats, Floats, Floats]:
-    """Return z, lower and upper end (K,) of the band of `ecdf_difference` that `check_sbc` uses."""
-    tails = _simulated_tails(events, _draws(quantities, level), seed)
-    pointwise = float(tails[int(level / quantities * len(tails))])
-    z = np.arange(1, _POINTS) / _POINTS
-    low, high = _binomial_interval(1.0 - pointwise, events, z)
-    return z, low / events - z, high / events - z
-
-
 def coverage_band(ranks: Ranks, rules: CalibrationRules = RULES) -> Floats:
     """Return the ends (2, L) within which the coverage at each level passes."""
     inside = 1.0 - rules.level / (len(rules.levels) * len(ranks.names))
-    return _binomial_interval(inside, len(ranks), np.asarray(rules.levels)) / len(ranks)
-
-
-def tarp_band(events: int, *, level: float = RULES.level) -> float:
-    """Return the distance from the diagonal at which `check_tarp` fails by its first test."""
-    return float(kolmogi(level / 2.0)) / _kolmogorov_scale(events)
-
-
-def _kolmogorov_scale(events: int) -> float:
-    """What makes the distance of an ECDF one of Kolmogorov's limit: M. A. Stephens, JRSS B 32, 115 (1970)."""
-    root = math.sqrt(events)
-    return root + 0.12 + 0.11 / root
-
-
-def _ecdf_p_values(values: Floats, level: float, seed: int) -> Floats:
-    """Return the corrected p-value (Q,) of ranks (E, Q)."""
-    events, count = values.shape
-    tails = _simulated_tails(events, _draws(count, level), seed)
-    z, difference = ecdf_difference(values)
-    least = _binomial_tails(np.rint((difference + z[:, None]) * events), events, z[:, None]).min(axis=0)
-    beyond = np.searchsorted(tails, least * (1.0 + 1e-9), side="right")
-    return np.asarray(count * (beyond + 1) / (len(tails) + 1))
-
-
-def _draws(quantities: int, level: float) -> int:
-    return max(_DRAWS, math.ceil(_BEYOND * quantities / level))
-
-
-@lru_cache(maxsize=4)
-def _simulated_tails(events: int, draws: int, seed: int) -> Floats:
-    """Return the smallest pointwise tail of the ECDFs of uniform ranks, sorted, (draws,)."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
-    blocks = []
-    for first in range(0, draws, _ROWS):
-        rows = min(_ROWS, draws - first)
-        counts = rng.multinomial(events, np.full(_POINTS, 1.0 / _POINTS), size=rows).cumsum(axis=1)
-        least = np.ones(rows)
-        for k in range(1, _POINTS):
-            column, low = counts[:, k - 1], counts[:, k - 1].min()
-            each = _binomial_tails(np.arange(low, column.max() + 1), events, np.array(k / _POINTS))
-            np.minimum(least, each[column - low], out=least)
-        blocks.append(least)
-    tails = np.sort(np.concatenate(blocks))
-    tails.flags.writeable = False
-    return tails
-
-
-def _binomial_tails(counts: Floats, events: int, p: Floats) -> Floats:
-    """Return twice the smaller tail of binomial counts, in their shape, 1 at the most."""
-    low = counts <= events * p  # on the other side of the mean a tail is half of all, or more
-    a, b = np.where(low, events - counts, counts), np.where(low, counts + 1, events - counts + 1)
-    return np.minimum(1.0, 2.0 * betainc(a, b, np.where(low, 1.0 - p, p)))
-
-
-def _binomial_interval(inside: float, events: int, p: Floats) -> Floats:
-    """Return the ends (2, ...) of the central counts that hold so much of a binomial distribution."""
-    ends = []
-    for level in (0.5 * (1.0 - inside), 0.5 * (1.0 + inside)):
-        count = np.ceil(bdtrik(level, events, p))
-        less = np.maximum(count - 1.0, 0.0)  # where rounding made it one too many
-        ends.append(np.where(bdtr(less, events, p) >= level, less, count))
-    return np.array(ends)
+    return binomial_interval(inside, len(ranks), np.asarray(rules.levels)) / len(ranks)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
+from flowcei.physics.draws import fresh_key
 
 if TYPE_CHECKING:
     from flowcei.storage.card import ModelCard
@@ -92,12 +93,14 @@ class Noise:
         level = self.draw(len(momenta), rng)
         if self.is_zero:
             return momenta, level
-        level = level[:, None] if self.by_axis else level[:, None, None]
-        noisy = rng.standard_normal(momenta.shape)
-        noisy *= level * rms_component(momenta)[:, None, None] if self.relative else level
-        noisy += momenta
-        stated = level * rms_component(noisy)[:, None, None] if self.relative else level
-        return noisy, stated[:, 0] if self.by_axis else stated[:, 0, 0]
+        # Imported here: numba takes half a second, and noise can be named without it.
+        from flowcei.experiment._noise import add_noise
+
+        levels = level if self.by_axis else level[:, None]
+        exact = np.ascontiguousarray(momenta).reshape(-1)
+        noisy, stated = np.empty_like(exact), np.empty_like(levels)
+        add_noise(fresh_key(rng), levels, self.relative, exact, noisy, stated)
+        return noisy.reshape(momenta.shape), stated.reshape(level.shape)
 
     def sigma(self, momenta: NDArray[np.float64]) -> NDArray[np.float64]:
         """Standard deviation (B,), hbar / bohr, of measured momenta (B, N, 3); UsageError for a range."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
+_AT_ONCE = 10_000  # geometries whose momenta are still in the cache for the next step
 _SLOPE_ACCURACY = 1e-6  # of the derivative: Newton's method needs no better one
 
 # Momenta of 0 or 1e300, or a noise of 0, belong to one event: its numbers become inf or NaN, which is "not
@@ -234,12 +235,15 @@ class Likelihood:
     def _misfit(self, simulated: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sums of squares of residuals of momenta (E, n, N, 3) over the noise, and the noise, (E, n)."""
         e, n, ions = simulated.shape[:3]
-        simulated = simulated.astype(np.float64, copy=False)
-        if self.level is None:
-            sigma = np.repeat(self.sigma[:, None], n, axis=1)
-        else:
-            sigma = np.multiply(self.level[:, None], rms_component(simulated))
-        # One product of large matrices: as many small ones take as long as the simulation.
-        residual = (simulated - self.measured[:, None]).reshape(e * n, 3 * ions) @ self._by_component.T
-        square = np.einsum("kd,kd->k", residual, residual).reshape(e, n)
+        square, size = np.empty((e, n)), np.ones((e, n))
+        for first in range(0, e, events := max(1, _AT_ONCE // max(n, 1))):
+            rows = slice(first, first + events)
+            momenta = simulated[rows].astype(np.float64)
+            if self.level is not None:
+                size[rows] = rms_component(momenta)
+            momenta -= self.measured[rows, None]
+            # One product of large matrices: as many small ones take as long as the simulation.
+            residual = momenta.reshape(-1, 3 * ions) @ self._by_component.T
+            square[rows] = np.einsum("kd,kd->k", residual, residual).reshape(len(momenta), n)
+        sigma = (self.sigma if self.level is None else self.level)[:, None] * size
         return square / sigma**2, sigma

@@ -12,6 +12,7 @@ from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.shots import Shots, patterns
 from flowcei.physics.build_up import BuildUp
+from flowcei.physics.draws import standard_normal
 from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb, with_times
 
 if TYPE_CHECKING:
@@ -176,9 +177,9 @@ class Measurement:
             self.noise * self.scale * rms_component(momenta)[:, None, None] if self.relative else self.noise
         )
         spread = np.where(np.isfinite(self.spread), self.spread, 0.0)
-        source = self.drift + spread * rng.standard_normal((count, 3))
+        source = self.drift + spread * standard_normal((count, 3), rng)
         out = self.scale * (momenta + self.shares[:, None] * source[:, None])
-        out += noise * rng.standard_normal(momenta.shape)
+        out += noise * standard_normal(momenta.shape, rng)
         lost = np.zeros((count, ions), bool) if lost is None else lost
         accident = np.asarray(rng.random(count) < self.accidental(lost))
         if accident.any():

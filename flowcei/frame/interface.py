@@ -120,8 +120,8 @@ class Frame(Protocol):
     def to_chart(self, positions: Floats, events: FramedEvents) -> Floats:
         """Chart (B, n, D) of positions (B, n, N, 3), bohr."""
 
-    def to_positions(self, chart: Floats, events: FramedEvents) -> Floats:
-        """Positions (B, n, N, 3), bohr, of charts (B, n, D)."""
+    def to_positions(self, chart: Floats, events: FramedEvents) -> tuple[Floats, Floats]:
+        """Positions (B, n, N, 3), bohr, and `log_jacobian` of charts (B, n, D)."""
 
     def log_jacobian(self, chart: Floats, events: FramedEvents) -> Floats:
         """log|d chart / d positions|, (B, n), at charts (B, n, D)."""

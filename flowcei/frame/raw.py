@@ -120,11 +120,11 @@ class RawFrame:
         """Columns that vary, (B, n, D), of positions (B, n, N, 3), bohr."""
         return positions.reshape(*positions.shape[:2], -1)[..., self._moving]
 
-    def to_positions(self, chart: Floats, events: FramedEvents) -> Floats:  # noqa: ARG002
-        """Positions (B, n, N, 3), bohr, of charts (B, n, D); constants are put back."""
+    def to_positions(self, chart: Floats, events: FramedEvents) -> tuple[Floats, Floats]:
+        """Positions (B, n, N, 3), bohr, and `log_jacobian` of charts (B, n, D); constants are put back."""
         x = np.tile([v or 0.0 for v in self.fixed], (*chart.shape[:2], 1))
         x[..., self._moving] = chart
-        return x.reshape(*chart.shape[:2], -1, 3)
+        return x.reshape(*chart.shape[:2], -1, 3), self.log_jacobian(chart, events)
 
     def log_jacobian(self, chart: Floats, events: FramedEvents) -> Floats:  # noqa: ARG002
         """log|d chart / d positions|, (B, n): 0."""

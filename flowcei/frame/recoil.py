@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from flowcei.frame._charts import BULK, log_volume, place
+from flowcei.frame._charts import BULK, place
 from flowcei.frame.interface import Condition, FramedEvents, WhitenedEvents
 from flowcei.frame.resimulation import Resimulation
 from flowcei.frame.whitening import Bodies, Whitening
@@ -247,15 +247,27 @@ class RecoilFrame:
         return u + np.sign(u) * (np.sqrt(1.0 + 2.0 * far) - 1.0 - far)
 
     @_UNWARNED
-    def to_positions(self, chart: Floats, events: FramedEvents) -> Floats:
-        """Positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
-        n = len(self.masses)
-        if isinstance(events, WhitenedEvents):
-            x = np.empty((*chart.shape[:2], n, 3))
-            self._in_kernel(place, chart, events, (events.rotation, events.order), (self.assembly,), x)
-            return x
-        matrix = self._matrix(self.assembly, events, 1.0 / events.ker)
-        return (chart @ np.swapaxes(matrix, 1, 2)).reshape(*chart.shape[:2], n, 3)
+    def to_positions(self, chart: Floats, events: FramedEvents) -> tuple[Floats, Floats]:
+        """Positions (B, n, N, 3), bohr, lab, centre of mass 0, and `log_jacobian` of charts (B, n, D)."""
+        n, size = len(self.masses), chart.shape[:2]
+        if not isinstance(events, WhitenedEvents):
+            x = chart @ np.swapaxes(self._matrix(self.assembly, events, 1.0 / events.ker), 1, 2)
+            volume = np.broadcast_to((self.width * np.log(events.ker))[:, None], size)
+            return x.reshape(*size, n, 3), np.array(volume)
+        tables = (chart, events.centre, events.root, events.ker, events.rotation, events.order)
+        each = [np.ascontiguousarray(table) for table in tables]
+        x, volume = np.empty((*size, n, 3)), np.empty(size)
+
+        def work(rows: slice) -> None:
+            arrays = (array[rows] for array in each)
+            place(*arrays, self._power, self.assembly, np.empty((2, self.width)), x[rows], volume[rows])
+
+        in_threads(work, shares(len(chart), _SHARE, None), None)
+        return x, volume
+
+    def log_jacobian(self, chart: Floats, events: FramedEvents) -> Floats:
+        """log|d chart / d relative positions|, (B, n): of scaling, D log KER, lengths and whitening."""
+        return self.to_positions(chart, events)[1]
 
     def _matrix(self, table: Floats, events: FramedEvents, scale: Floats) -> Floats:
         """Matrices (B, 3N, D) from ions in the lab to bonds in the frame, by a table (N, N - 1) of both."""
@@ -263,35 +275,6 @@ class RecoilFrame:
         np.put_along_axis(placed, events.order[:, :, None], table[None], axis=1)
         turned = events.rotation * scale[:, None, None]
         return np.einsum("bik,bac->bicka", placed, turned).reshape(len(scale), -1, self.width)
-
-    @_UNWARNED
-    def log_jacobian(self, chart: Floats, events: FramedEvents) -> Floats:
-        """log|d chart / d relative positions|, (B, n): of scaling, D log KER, lengths and whitening."""
-        out = np.empty(chart.shape[:2])
-        if isinstance(events, WhitenedEvents):
-            self._in_kernel(log_volume, chart, events, (), (), out)
-        else:
-            out[:] = (self.width * np.log(events.ker))[:, None]
-        return out
-
-    def _in_kernel(
-        self,
-        kernel: Callable[..., None],
-        chart: Floats,
-        events: WhitenedEvents,
-        more: tuple[Floats | Rows, ...],
-        fixed: tuple[Floats, ...],
-        out: Floats,
-    ) -> None:
-        """Write what a kernel makes of whitened charts, and of `more` of each event, to `out`."""
-        tables = (chart, events.centre, events.root, events.ker, *more, out)
-        each = [np.ascontiguousarray(table) for table in tables]
-
-        def work(rows: slice) -> None:
-            *arrays, result = (array[rows] for array in each)
-            kernel(*arrays, self._power, *fixed, np.empty(self.width), result)
-
-        in_threads(work, shares(len(chart), _SHARE, None), None)
 
     @property
     def _power(self) -> float:

@@ -11,10 +11,9 @@ and by how much steps do.
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
+from flowcei.physics._elementary import LN2, ROOTS, fitted, polynomial
 from flowcei.physics._lanes import (
     LANES,
     Lanes,
@@ -32,31 +31,12 @@ from flowcei.physics._lanes import (
 from flowcei.storage._compilation import compiled
 
 _SINGLE = max(LANES.values())  # lanes of single precision
-_LN2 = 0.6931471805599453
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
 ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
 _FADED = 29.0, 58.0  # half-lives after which what is left is rounding, of single and double precision
-
-
-def _fitted(function, low, high, count) -> tuple[float, ...]:
-    """Coefficients, highest first, of nearly the best polynomial of so many terms on an interval."""
-    near = np.polynomial.Chebyshev.interpolate(function, count - 1, (low, high))
-    return tuple(near.convert(kind=np.polynomial.Polynomial).coef[::-1].tolist())
-
-
 # Of 2^x and, of s^2, of atanh(s) / s: in single precision within 1e-7, after it in double within 1e-11.
-_POWER = _fitted(np.exp2, -0.5, 0.5, 6) + _fitted(np.exp2, -0.5, 0.5, 9)
-_ROOTS = partial(_fitted, lambda x: np.arctanh(np.sqrt(x)) / np.sqrt(x), 0.0, 0.02944)
-_RATIO = _ROOTS(3) + _ROOTS(5)
-
-
-@compiled
-def _polynomial(x, coefficients, first, count) -> Lanes:
-    """Value of the polynomial of `count` coefficients from `first` on."""
-    total = 0.0 * x + coefficients[first]
-    for k in range(first + 1, first + count):
-        total = total * x + coefficients[k]
-    return total
+_POWER = fitted(np.exp2, -0.5, 0.5, 6) + fitted(np.exp2, -0.5, 0.5, 9)
+_RATIO = ROOTS(3) + ROOTS(5)
 
 
 @compiled
@@ -64,15 +44,15 @@ def _halved(u, single) -> Lanes:
     """2^-u of u from 0 to 100."""
     n = ceil(-0.5 - u)
     x = 0.0 - u - n
-    power = _polynomial(x, _POWER, 0, 6) if single else _polynomial(x, _POWER, 6, 9)
+    power = polynomial(x, _POWER, 0, 6) if single else polynomial(x, _POWER, 6, 9)
     return power * power_of_two(n)
 
 
 @compiled
 def exp_minus(u, terms) -> Lanes:
     """exp(-u) of u from -80 to 80: 7 terms of the series are exact in single precision, 10 reach 7e-12."""
-    n = ceil(u * (-1.0 / _LN2) - 0.5)
-    r = n * -_LN2 - u
+    n = ceil(u * (-1.0 / LN2) - 0.5)
+    r = n * -LN2 - u
     total = 0.0 * u + _FACTORIALS[terms - 1]
     for k in range(2, terms + 1):
         total = total * r + _FACTORIALS[terms - k]
@@ -86,8 +66,8 @@ def _atanh(z, factor, single) -> Lanes:
     scale = power_of_two(e)
     s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
     square = s * s
-    ratio = _polynomial(square, _RATIO, 0, 3) if single else _polynomial(square, _RATIO, 3, 5)
-    return e * (0.5 * _LN2) + s * ratio
+    ratio = polynomial(square, _RATIO, 0, 3) if single else polynomial(square, _RATIO, 3, 5)
+    return e * (0.5 * LN2) + s * ratio
 
 
 @compiled
@@ -107,7 +87,7 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
     needed = 4.0 * least * least * longest * longest
     chosen = where_greater(natural, needed, natural, needed)
     for k in range(o.fading):
-        store(rows, o.times + k, load(rows, o.times + k) * (sqrt(chosen) * (0.5 / _LN2)))
+        store(rows, o.times + k, load(rows, o.times + k) * (sqrt(chosen) * (0.5 / LN2)))
     return chosen
 
 
@@ -183,7 +163,7 @@ def grow_stages(rows, o, growth, z, h, c) -> None:
 def growing(rows, o, passing, growth) -> Lanes:
     """Write how fast shares change, dt/dz = `passing` T; return the rate of steps to the fourth power."""
     builds = len(growth[1])
-    total, fades, passing = 0.0 * passing, o.times + o.fading, passing * _LN2
+    total, fades, passing = 0.0 * passing, o.times + o.fading, passing * LN2
     for k in range(o.fading):
         # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
         rate = load(rows, o.times + k) * passing * growth[3]

@@ -1,45 +1,175 @@
-"""Atoms placed one after the other by lengths, angles and dihedrals; geometries moved to their centres."""
+"""Atoms placed one after the other by lengths, angles and dihedrals; geometries turned, and centred."""
 
 from __future__ import annotations
 
 import math
 
-from flowcei.physics._vectors import between, combine, cross, dot, unit_vector
-from flowcei.storage._compilation import kernel
+from flowcei.physics._elementary import circle, logarithm, normal_quantile, root
+from flowcei.physics._lanes import (
+    Lanes,
+    aligned,
+    ceil,
+    keep,
+    lanes_of,
+    load,
+    rsqrt,
+    scratch,
+    store,
+    where_greater,
+)
+from flowcei.physics._random import random_words, uniform
+from flowcei.physics._vectors import between, combine, cross, dot, scaled, unit_vector
+from flowcei.storage._compilation import compiled, kernel
 
-_DEGREE = math.pi / 180.0
+GIVEN, UNIFORM, NORMAL, BEND = 0, 1, 2, 3  # forms of a law
+_ALMOST = 1.0 - 2.0**-53
 
 
 @kernel
-def place(rows, values, x) -> None:
-    """Write atoms to x (n, N, 3), in the order of `rows`; one that is in no row is at the origin.
+def place(key, sites, laws, given, x) -> None:
+    """Write geometries to x (n, N, 3), their coordinates drawn of laws and a key (2,), turned at random.
 
-    rows (K, 4): an atom and those that its length, angle and dihedral refer to, -1 for none. values (M, n):
-    of row after row its length, bohr, angle and dihedral, degrees. The second atom of all lies on the z axis,
-    the third in the xz plane.
+    sites (N, 4): an atom and those that its length, angle and dihedral refer to, -1 for none. laws (M, 7): of
+    the coordinates (lengths, bohr, angles, degrees), row after row, the form, low, high, mean, deviation and,
+    of the normal before it is cut, the share below `low` and that between; of a bend only the last. given
+    (G, n): values, in their order, of coordinates of form `GIVEN`.
     """
-    x[:] = 0.0
-    for b in range(len(x)):
-        k = 0
-        for row in rows:
+    n3 = 3 * x.shape[1]
+    room = scratch(n3 + len(laws) + 1, x[0, 0])
+    rows = aligned(room)
+    lanes, values = lanes_of(rows), n3
+    for first in range(0, len(x), lanes):
+        count = min(lanes, len(x) - first)
+        _coordinates(key, first, count, laws, given, rows, values)
+        for d in range(3):
+            store(rows, 3 * sites[0, 0] + d, 0.0)
+        k = values
+        for row in sites[1:]:
             atom, origin, second, third = row[0], row[1], row[2], row[3]
-            along, side, cosine, sine = (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), 1.0, 0.0
-            turned, across = 1.0, 0.0
-            length = values[k, b]
+            length = load(rows, k)
+            zero = 0.0 * length
+            along, side, cosine, sine = (zero, zero, zero + 1.0), (zero + 1.0, zero, zero), zero + 1.0, zero
+            turned, across = zero + 1.0, zero
             k += 1
             if second >= 0:
-                along = unit_vector(between(x[b], origin, second))
-                cosine, sine = math.cos(_DEGREE * values[k, b]), math.sin(_DEGREE * values[k, b])
+                along = _unit(_between(rows, origin, second))
+                cosine, sine = _of_degrees(load(rows, k))
                 k += 1
             if third >= 0:
-                v = between(x[b], second, third)
-                side = unit_vector(combine(1.0, v, -dot(v, along), along))
-                turned, across = math.cos(_DEGREE * values[k, b]), math.sin(_DEGREE * values[k, b])
+                v = _between(rows, second, third)
+                side = _unit(combine(1.0, v, 0.0 - dot(v, along), along))
+                turned, across = _of_degrees(load(rows, k))
                 k += 1
             normal = cross(along, side)
             for axis in range(3):
                 sideways = turned * side[axis] + across * normal[axis]
-                x[b, atom, axis] = x[b, origin, axis] + length * (cosine * along[axis] + sine * sideways)
+                offset = length * (cosine * along[axis] + sine * sideways)
+                store(rows, 3 * atom + axis, load(rows, 3 * origin + axis) + offset)
+        _turn(key, first, (len(laws) + 1) // 2, x.shape[1], rows)
+        _scatter(rows, first, count, x)
+    keep(room)
+
+
+@kernel
+def turn(key, x, out) -> None:
+    """Write geometries x (n, N, 3), each turned by a rotation of its own of a key (2,), to `out`."""
+    room = scratch(3 * x.shape[1], x[0, 0])
+    rows = aligned(room)
+    lanes = lanes_of(rows)
+    for first in range(0, len(x), lanes):
+        count = min(lanes, len(x) - first)
+        for lane in range(count):
+            for i in range(x.shape[1]):
+                for axis in range(3):
+                    rows[(3 * i + axis) * lanes + lane] = x[first + lane, i, axis]
+        _turn(key, first, 0, x.shape[1], rows)
+        _scatter(rows, first, count, out)
+    keep(room)
+
+
+@compiled
+def _coordinates(key, first, count, laws, given, rows, target) -> None:
+    """Write the coordinates of the lanes' events, from event `first` on, to rows from `target` on."""
+    lanes, stated = lanes_of(rows), 0
+    for k in range(0, len(laws), 2):
+        words = random_words(key[0], key[1], first, k // 2)
+        store(rows, target + k, _of_law(uniform(words[0]), laws[k]))
+        if k + 1 < len(laws):
+            store(rows, target + k + 1, _of_law(uniform(words[1]), laws[k + 1]))
+    for k in range(len(laws)):
+        if laws[k, 0] == GIVEN:
+            for lane in range(count):
+                rows[(target + k) * lanes + lane] = given[stated, first + lane]
+            stated += 1
+
+
+@compiled
+def _of_law(u, law) -> Lanes:
+    """What of a law is below with probability u: see `distributions.Distribution`."""
+    low, high, mean, deviation, below, share = law[1], law[2], law[3], law[4], law[5], law[6]
+    value = low + (high - low) * u
+    if law[0] == BEND:
+        value = high - deviation * root(-2.0 * logarithm(1.0 - share * u))
+    if law[0] == NORMAL:
+        p = below + share * u
+        value = mean + deviation * normal_quantile(where_greater(p, _ALMOST, _ALMOST, p))
+        value = where_greater(value, high, high, value)
+        value = where_greater(low, value, low, value)
+    return value
+
+
+@compiled
+def _of_degrees(angle) -> tuple[Lanes, Lanes]:
+    """Cosine and sine of an angle, degrees."""
+    t = angle * (1.0 / 360.0)
+    return circle(t - ceil(t - 0.5))
+
+
+@compiled
+def _unit(u) -> tuple[Lanes, Lanes, Lanes]:
+    return scaled(rsqrt(dot(u, u)), u)
+
+
+@compiled
+def _atom(rows, i) -> tuple[Lanes, Lanes, Lanes]:
+    return load(rows, 3 * i), load(rows, 3 * i + 1), load(rows, 3 * i + 2)
+
+
+@compiled
+def _between(rows, i, j) -> tuple[Lanes, Lanes, Lanes]:
+    """Vector from atom i to atom j."""
+    return combine(1.0, _atom(rows, j), -1.0, _atom(rows, i))
+
+
+@compiled
+def _turn(key, first, slot, atoms, rows) -> None:
+    """Turn the lanes' atoms by rotations uniform over SO(3), of two slots of a key.
+
+    By a quaternion uniform over the directions of four dimensions: K. Shoemake, in Graphics Gems III (1992).
+    """
+    one, two = random_words(key[0], key[1], first, slot), random_words(key[0], key[1], first, slot + 1)
+    share = uniform(one[0])
+    wide, narrow = root(share), root(1.0 - share)
+    c, s = circle(uniform(one[1]) - 0.5)
+    a, b = wide * c, wide * s
+    c, s = circle(uniform(two[0]) - 0.5)
+    u, w = (a, b, narrow * c), narrow * s
+    for i in range(atoms):
+        x = _atom(rows, i)
+        side = cross(u, x)  # x' = x + 2 w (u x x) + 2 u x (u x x)
+        shift = combine(w, side, 1.0, cross(u, side))
+        for axis in range(3):
+            store(rows, 3 * i + axis, x[axis] + 2.0 * shift[axis])
+
+
+@compiled
+def _scatter(rows, first, count, x) -> None:
+    """Write the lanes' atoms to events from `first` on of x (n, N, 3)."""
+    lanes = lanes_of(rows)
+    for lane in range(count):
+        for i in range(x.shape[1]):
+            for axis in range(3):
+                x[first + lane, i, axis] = rows[(3 * i + axis) * lanes + lane]
 
 
 @kernel
@@ -66,9 +196,12 @@ def read_off(x, sites, lengths, across, along) -> None:
 def centre(positions, shares) -> None:
     """Move positions (B, N, 3) so that their mean with weights `shares` (N,), of sum 1, is at the origin."""
     for b in range(len(positions)):
-        for axis in range(3):
-            mean = 0.0
-            for i in range(positions.shape[1]):
-                mean += shares[i] * positions[b, i, axis]
-            for i in range(positions.shape[1]):
-                positions[b, i, axis] -= mean
+        x, y, z = 0.0, 0.0, 0.0
+        for i in range(len(shares)):
+            x += shares[i] * positions[b, i, 0]
+            y += shares[i] * positions[b, i, 1]
+            z += shares[i] * positions[b, i, 2]
+        for i in range(len(shares)):
+            positions[b, i, 0] -= x
+            positions[b, i, 1] -= y
+            positions[b, i, 2] -= z

@@ -36,23 +36,6 @@ def _bessel_table() -> np.ndarray:
 _BESSEL = _bessel_table()
 
 
-@kernel
-def rotate(positions, quaternions, out) -> None:
-    """Write positions (B, N, 3), turned by quaternions (B, 4) of any length, to `out`.
-
-    x' = x + 2 w (u x x) + 2 u x (u x x) over the squared length, for a quaternion (u, w).
-    """
-    for b in range(len(positions)):
-        a, e, c, w = quaternions[b, 0], quaternions[b, 1], quaternions[b, 2], quaternions[b, 3]
-        scale = 2.0 / (a * a + e * e + c * c + w * w)
-        for i in range(positions.shape[1]):
-            x, y, z = positions[b, i, 0], positions[b, i, 1], positions[b, i, 2]
-            p, q, r = e * z - c * y, c * x - a * z, a * y - e * x
-            out[b, i, 0] = x + scale * (w * p + e * r - c * q)
-            out[b, i, 1] = y + scale * (w * q + c * p - a * r)
-            out[b, i, 2] = z + scale * (w * r + a * q - e * p)
-
-
 @compiled
 def _smooth(x) -> float:
     """exp(-x) I0(x) sqrt(1 + x), x >= 0, from a table: to 1e-12 of its value."""

@@ -8,6 +8,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
@@ -245,7 +246,8 @@ def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:
     """Draw samples (n, N, 2) of atoms and bonds in the plane."""
     middle = np.median(x, axis=0)
     for i, j in molecule.bonds:
-        axes.plot(*x[:_STICKS, [i, j]].transpose(2, 1, 0), color="0.6", lw=0.5, alpha=0.25, zorder=1)
+        thin = LineCollection(list(x[:_STICKS, [i, j]]), colors="0.6", lw=0.5, alpha=0.25, zorder=1)
+        axes.add_collection(thin)
         axes.plot(*middle[[i, j]].T, color="0.3", lw=2.5, alpha=0.6, zorder=2, solid_capstyle="round")
     for k, label in enumerate(molecule.labels):
         axes.plot(*middle[k], "o", ms=5, mfc="white", mec=colour(k), mew=1.5, zorder=3, label=label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from flowcei.physics._lanes import numbers
 from flowcei.physics._vectors import between, cross, dot
 from flowcei.storage._compilation import kernel
 
@@ -98,7 +99,7 @@ def first_reaching(edges, marks, chosen) -> None:
 @kernel
 def count_bins(values, weights, scale, counts) -> None:
     """Add the weights (E,) of values (E, n), times a scale, to bins of width 1, half of them below 0."""
-    middle = len(counts) // 2
+    middle, bins = len(counts) // 2, numbers(counts)
     for e in range(values.shape[0]):
         for k in range(values.shape[1]):
-            counts[math.floor(values[e, k] * scale) + middle] += weights[e]
+            bins[math.floor(values[e, k] * scale) + middle] += weights[e]

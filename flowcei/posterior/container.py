@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.build_up import BuildUpPrior
-    from flowcei.posterior.arrays import Bools, Floats, Numbers
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
     from flowcei.posterior.weights import Weights
 
 ARRAYS = {
@@ -125,6 +125,19 @@ class SampleArrays(RowArrays):
         return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
 
     @property
+    def finite(self) -> bool:
+        """Whether all numbers are, but for the samples of events that are flagged to have none."""
+        chosen = self.flag_bits & FLAG_BITS["no-geometry"] == 0
+        answered = self if chosen.all() else self[chosen]  # no copy of a large file that is sound
+        density = answered.log_prob
+        if density is not None and not np.isfinite(density).all():
+            # Exact samples of an event that no geometry explains are the model's, of unknown density.
+            mixed = answered.flag_bits & FLAG_BITS["mixing"] == 0
+            density = density[mixed | ~np.isnan(density).all(axis=1)]
+        tables = (self.event_id, self.momenta, self.sigma, answered.positions, density)
+        return all(table is None or bool(np.isfinite(table).all()) for table in tables)
+
+    @property
     def flag_bits(self) -> NDArray[np.uint16]:
         """The flags of each event, (E,): 0 where none were raised."""
         return np.zeros(len(self), np.uint16) if self.flags is None else self.flags
@@ -200,6 +213,18 @@ class SampleArrays(RowArrays):
             advice = "none has samples to look at" if keep_flagged else "none is left to look at"
             raise DataError(f"{counted(self.flag_bits)}: {advice}")
         return self if chosen.all() else self[chosen]
+
+    def first(self) -> Self:
+        """Return the first sample of each event alone, without weights."""
+        return self.select(np.zeros((len(self), 1), dtype=np.intp))
+
+    def select(self, samples: Rows) -> Self:
+        """Return some samples (E, m) of each event, by their numbers, each counting alike."""
+        rows = np.arange(len(self))[:, None] * self.positions.shape[1] + samples
+        arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
+        # Rows of one table, which NumPy copies whole: half the time of two indices.
+        some = {k: a.reshape(-1, *a.shape[2:]).take(rows, axis=0) for k, a in arrays.items() if a is not None}
+        return replace(self, **some, weights=None)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.

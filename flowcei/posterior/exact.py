@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.physics.explosion import centre_of_mass
 from flowcei.posterior.adaptation import CHAIN_RULES, ChainRules
 from flowcei.posterior.chains import Proposal, run_chains
 from flowcei.posterior.flags import combined
 from flowcei.posterior.mixtures import StudentMixture
+from flowcei.posterior.refinement import OUTSIDE
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ _SCALE = 0.05  # bohr for a deviation of the build-up time, as a coordinate besi
 _HELD = 200_000  # points in memory, of each of a dozen arrays
 _STARTS = 64  # of searches for modes
 _MODES, _LEAST = 16, 1e-3  # of an event that get a component of their own, and their least share
+_REACHED = 200  # geometries about a mode outside the prior, of which one inside is enough
 
 
 def exact_samples(
@@ -171,13 +174,31 @@ class _Block:
         anywhere = np.broadcast_to(anywhere, (len(rows), *anywhere.shape))
         start = np.concatenate([start, anywhere], axis=1)
         found = replace(self.samples[rows], positions=start.astype(np.float32), log_prob=None, build_up=None)
-        return _at_modes(found.modes(self.prior, keep_flagged=True), points.mean(axis=1))
+        modes = found.modes(self.prior, keep_flagged=True)
+        return _at_modes(modes, self.reaches(modes), points.mean(axis=1))
+
+    def reaches(self, modes: Modes) -> NDArray[np.bool_]:
+        """Whether modes (M,) lie outside the prior, but the noise about them reaches into it.
+
+        Such a mode has no probability, and the posterior beside it, at the edge of the prior, may have much.
+        """
+        out = (modes.status == OUTSIDE) & np.isfinite(modes.covariance).all(axis=(1, 2))
+        rows = np.flatnonzero(out)
+        if len(rows) and self.prior.has_density:
+            size = modes.covariance.shape[1]
+            factor = np.linalg.cholesky(modes.covariance[rows] + 1e-12 * np.eye(size))
+            away = self.rng.standard_normal((len(rows), _REACHED, size)) @ np.swapaxes(factor, 1, 2)
+            x = modes.positions[rows][:, None] + away.reshape(len(rows), _REACHED, *modes.positions.shape[1:])
+            inside = self.prior.log_prob(x.reshape(-1, *x.shape[2:])) > -np.inf
+            out[rows] = inside.reshape(len(rows), -1).any(axis=1)
+        return out
 
 
-def _at_modes(modes: Modes, middle: Floats) -> StudentMixture:
-    """Components at the most probable modes of events, with the scale of the noise; others have no share.
+def _at_modes(modes: Modes, reaches: NDArray[np.bool_], middle: Floats) -> StudentMixture:
+    """Components at modes of events, with the scale of the noise; others have no share.
 
-    Of middle (e, D) comes what no mode has: the time of build-up.
+    They are the most probable ones, and those outside the prior that reach into it (M,). Of middle (e, D)
+    comes what no mode has: the time of build-up.
     """
     ions, d = modes.positions.shape[1], middle.shape[1]
     size = 3 * ions - 3
@@ -185,8 +206,8 @@ def _at_modes(modes: Modes, middle: Floats) -> StudentMixture:
     factor = np.tile(_SCALE * np.eye(d), (len(middle), _MODES, 1, 1))
     log_share = np.full(mean.shape[:2], -np.inf)
     relative = np.kron(np.eye(ions)[1:] - np.eye(ions)[:1], np.eye(3))
-    mass = np.where(np.isfinite(modes.laplace), modes.laplace, modes.probability)
-    usable = np.isfinite(modes.covariance).all(axis=(1, 2)) & (mass > _LEAST)
+    mass = np.where(np.isfinite(modes.laplace), modes.laplace, np.where(reaches, 0.0, modes.probability))
+    usable = np.isfinite(modes.covariance).all(axis=(1, 2)) & ((mass > _LEAST) | reaches)
     places = _relative(modes.positions[None])[0]
     for event in range(len(middle)):
         chosen = modes.of(event)[usable[modes.of(event)]]

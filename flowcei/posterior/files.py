@@ -30,7 +30,7 @@ from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.experiment import has_accidents
 from flowcei.experiment.missing import LOST
 from flowcei.posterior.container import ARRAYS
-from flowcei.posterior.flags import FLAG_BITS, FLAGS
+from flowcei.posterior.flags import FLAGS
 from flowcei.posterior.quality import Quality
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
@@ -226,8 +226,8 @@ def stream_samples(
         step = max(events, 1) if at_once is None else max(1, at_once // max(*shape[:1], 1))
         every = np.arange(events) if rows is None else rows
         for first in range(0, max(len(every), 1), step):
-            some = every[first : first + step]
-            yield _checked({n: _rows(data, some) for n, data in datasets.items()}, molecule, origin, source)
+            near = _near(every[first : first + step])
+            yield _checked({n: _rows(data, near) for n, data in datasets.items()}, molecule, origin, source)
 
 
 def read_of_events(path: Path, *names: str) -> list[np.ndarray]:
@@ -257,12 +257,18 @@ def _opened_samples(source: Path) -> Iterator[tuple[h5py.File, Molecule]]:
         yield file, molecule
 
 
-def _rows(data: h5py.Dataset, rows: NDArray[np.intp]) -> np.ndarray:
-    """Some rows of a dataset, near ones with what lies between, no more at once than there are."""
-    if not len(rows):
+def _near(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Rows that are read together, near ones, no more at once than there are."""
+    apart = (np.diff(rows) > _NEAR) | np.diff((rows - rows[:1]) // max(len(rows), 1)).astype(bool)
+    return np.split(rows, np.flatnonzero(apart) + 1) if len(rows) else []
+
+
+def _rows(data: h5py.Dataset, together: list[NDArray[np.intp]]) -> np.ndarray:
+    """Some rows of a dataset, those of `_near` with what lies between."""
+    if not together:
         return np.asarray(data[()])
-    pieces, apart = [], (np.diff(rows) > _NEAR) | np.diff((rows - rows[0]) // len(rows)).astype(bool)
-    for near in np.split(rows, np.flatnonzero(apart) + 1):
+    pieces = []
+    for near in together:
         piece, inside = data[int(near[0]) : int(near[-1]) + 1], near - near[0]
         # A dataset that is shorter than that of positions is refused for its shape.
         pieces.append(piece if len(inside) == len(piece) else piece[inside[inside < len(piece)]])
@@ -277,21 +283,9 @@ def _checked(
         samples = samples_of(arrays, molecule, origin)
     except DataError as error:
         raise DataError(f"damaged ({error})", path=source) from error
-    if samples.positions.size == 0 or not _is_finite(samples):
+    if samples.positions.size == 0 or not samples.finite:
         raise DataError("damaged (no samples, or numbers that are not finite)", path=source)
     return samples
-
-
-def _is_finite(samples: PosteriorSamples) -> bool:
-    """Whether all numbers are, but for the samples of events that are flagged to have none."""
-    chosen = samples.flag_bits & FLAG_BITS["no-geometry"] == 0
-    answered = samples if chosen.all() else samples[chosen]  # no copy of a large file that is sound
-    density = answered.log_prob
-    if density is not None and not np.isfinite(density).all():
-        # Exact samples of an event that no geometry explains are the model's, of which no density is known.
-        density = density[(answered.flag_bits & FLAG_BITS["mixing"] == 0) | ~np.isnan(density).all(axis=1)]
-    tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, density)
-    return all(table is None or bool(np.isfinite(table).all()) for table in tables)
 
 
 def sample_to_file(

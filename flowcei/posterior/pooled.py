@@ -26,18 +26,19 @@ class Percentiles:
     """Percentiles of values that come block by block, to 2^-16 of the largest, whatever the blocks."""
 
     def __init__(self) -> None:
-        self._counts, self._exponent = np.zeros(2 * _BINS), -1000
+        self._counts, self._exponent, self._empty = np.zeros(2 * _BINS), -1000, True
         self._low, self._high = math.inf, -math.inf
 
-    def add(self, values: Floats, weights: Floats | None = None) -> None:
-        """Count values (E, n), those of an event with its weight (E,)."""
-        low, high = float(values.min()), float(values.max())
-        self._low, self._high = min(self._low, low), max(self._high, high)
+    def add(self, values: Floats, extremes: Floats, weights: Floats | None = None) -> None:
+        """Count values (E, n) between extremes (2,), those of an event with its weight (E,)."""
+        low, high = map(float, extremes)
+        # Not Python's, which pass over NaN.
+        self._low, self._high = float(np.minimum(self._low, low)), float(np.maximum(self._high, high))
         if not math.isfinite(low + high):
             return
         needed = math.frexp(max(abs(low), abs(high)))[1]  # the largest is below this power of two
-        if self._exponent + 2 * _BINS < needed or not self._counts.any():
-            self._exponent = max(self._exponent, needed)
+        if self._exponent + 2 * _BINS < needed or self._empty:
+            self._exponent, self._empty = max(self._exponent, needed), False
         while self._exponent < needed:  # two bins become one
             pairs = self._counts.reshape(-1, 2).sum(axis=1)
             self._counts = np.pad(pairs, _BINS // 2)
@@ -64,21 +65,27 @@ class PooledSpread:
         self._every = -(-events // _MOST)
         self._seen = 0
         self._rows: dict[Quantity, Percentiles] = {}
+        self.first: Spread  # the first block's
         self._sums = np.zeros((0, 3))
         self._shift: Floats = np.zeros(0)
         self._deviation, self._covariance, self._true = list[Floats](), list[Floats](), list[Floats]()
         self._width, self._floor = list[Floats](), list[Floats]()
 
     def add(self, block: Spread, samples: PosteriorSamples) -> None:
-        """Take in the spread of the next events, and what their momenta alone fix each atom to."""
+        """Take in the spread of the next events, and what their momenta alone fix each atom to.
+
+        ValueError for positions in another frame than those before: means of both would be of neither.
+        """
+        if self._rows and block.frame.axes != self.first.frame.axes:
+            raise ValueError(f"positions are in another frame: x along {block.along}, not {self.first.along}")
         rows, weights = block.rows(), true_weights(block.columns)
         mean, deviation = block.statistics["mean"], block.statistics["sd"]  # (R, E)
         if not self._rows:
-            self.last = block
+            self.first = block
             self._rows = {quantity: Percentiles() for quantity in rows}
             self._shift, self._sums = mean[:, 0].copy(), np.zeros((3, len(rows)))
-        for percentiles, values in zip(self._rows.values(), rows.values(), strict=True):
-            percentiles.add(values, weights)
+        for percentiles, values, ends in zip(self._rows.values(), rows.values(), block.extremes, strict=True):
+            percentiles.add(values, ends, weights)
         share = np.ones(len(block.values)) if weights is None else weights
         away = mean - self._shift[:, None]
         self._sums += share.sum() * np.ones(len(rows)), away @ share, (deviation**2 + away**2) @ share
@@ -114,7 +121,7 @@ class PooledSpread:
     def covariance_in_words(self, unit: str = "bohr") -> list[str]:
         """As of `Spread`, of some events."""
         covariance = np.concatenate(self._covariance)[self._counted()]
-        return covariance_in_words(self.last.molecule, self.last.names, covariance, unit)
+        return covariance_in_words(self.first.molecule, self.first.names, covariance, unit)
 
     def _counted(self) -> Bools:
         """Which of the events whose covariances are held count as true, (K,)."""

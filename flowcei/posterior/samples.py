@@ -31,7 +31,8 @@ from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
-    from flowcei.posterior.arrays import Floats, Reals, Rows
+    from flowcei.frame.recoil import RecoilFrame
+    from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
 
@@ -264,19 +265,7 @@ class PosteriorSamples(SampleArrays):
         if self.weights is None:
             return self
         n, rng = self.positions.shape[1], np.random.default_rng(seed)
-        return self._chosen(systematic(self.weights.normalised, n, rng))
-
-    def first(self) -> PosteriorSamples:
-        """Return the first sample of each event alone, without weights."""
-        return self._chosen(np.zeros((len(self), 1), dtype=np.intp))
-
-    def _chosen(self, samples: Rows) -> PosteriorSamples:
-        """Some samples (E, m) of each event, each counting alike."""
-        rows = np.arange(len(self))[:, None] * self.positions.shape[1] + samples
-        arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
-        # Rows of one table, which NumPy copies whole: half the time of two indices.
-        some = {k: a.reshape(-1, *a.shape[2:]).take(rows, axis=0) for k, a in arrays.items() if a is not None}
-        return replace(self, **some, weights=None)
+        return self.select(systematic(self.weights.normalised, n, rng))
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:
         """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.
@@ -312,7 +301,13 @@ class PosteriorSamples(SampleArrays):
             floor[self.lost.sum(axis=1) > 1] = np.inf
         return floor
 
-    def spread(self, *, keep_flagged: bool = False, seed: int | np.random.Generator = 0) -> Spread:
+    def spread(
+        self,
+        *,
+        keep_flagged: bool = False,
+        seed: int | np.random.Generator = 0,
+        frame: RecoilFrame | None = None,
+    ) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.
 
         Flagged events are left out, with a `FlaggedWarning`: `Spread.event_id` says which are there.
@@ -320,13 +315,15 @@ class PosteriorSamples(SampleArrays):
         Args:
             keep_flagged: Whether to keep them.
             seed: As of `equally_weighted`.
+            frame: The frame of positions; the one that these events choose where None. To blocks of a
+                file pass that of the first (`Spread.frame`): others may choose another axis.
 
         Raises:
             DataError: Where all are flagged.
         """
         even = self.unflagged(keep_flagged=keep_flagged).equally_weighted(seed)
         warn_of_flagged(self.flag_bits, " and left out", keep_flagged=keep_flagged)
-        return Spread.of(even)
+        return Spread.of(even, frame)
 
     def labelled(self, positions: Reals | None = None) -> Floats:
         """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.

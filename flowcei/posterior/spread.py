@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PERCENTILES = (5, 16, 50, 84, 95)
 """The percentiles that every table holds."""
 
+_STATISTICS = ("mean", "sd", *(f"p{p:02d}" for p in PERCENTILES))
 _CORRELATED = 0.3  # correlation from which on a pair is worth a line
 _LINES = 3
 _COMPONENT = 0.1  # of a direction: a bond with a smaller one is not named
@@ -66,7 +67,7 @@ def in_recoil_frame(
     # Imported here: numba takes half a second.
     from flowcei.posterior._samples import enter_frame
 
-    rotation = (frame or _frame(molecule, momenta)).rotation(momenta)
+    rotation = (frame or recoil_frame(molecule, momenta)).rotation(momenta)
     order = label_by_geometry(molecule, momenta, positions, prior)
     order = order[:, :1] if order.strides[1] == 0 else order
     out = np.empty(positions.shape)
@@ -77,17 +78,18 @@ def in_recoil_frame(
 
 def momenta_in_recoil_frame(molecule: Molecule, momenta: Floats) -> Floats:
     """Momenta (E, N, 3) in their recoil frame, the total shared by mass, identical ions by falling speed."""
-    frame = _frame(molecule, momenta)
+    frame = recoil_frame(molecule, momenta)
     framed = frame.enter(momenta, np.ones(len(momenta)))
     return frame.momenta(framed.condition) * np.sqrt(framed.ker)[:, None, None]
 
 
 def first_axis(molecule: Molecule, momenta: Floats) -> int:
     """Which ion in `order_by_speed` has its momentum along x of the recoil frame."""
-    return _frame(molecule, momenta).axes[0]
+    return recoil_frame(molecule, momenta).axes[0]
 
 
-def _frame(molecule: Molecule, momenta: Floats) -> RecoilFrame:
+def recoil_frame(molecule: Molecule, momenta: Floats) -> RecoilFrame:
+    """The frame that events of momenta (E, N, 3) choose: x along the ion with the longest."""
     return RecoilFrame.of(molecule, momenta, reflect=False)
 
 
@@ -178,17 +180,21 @@ class Spread:
     names: list[Quantity]  # the Q quantities
     values: Floats  # of the samples in the recoil frame, (E, n, Q), bohr or degrees
     event_id: Numbers  # the number of each event, (E,)
-    along: str  # the ion whose momentum is the x axis, by name
+    frame: RecoilFrame  # in which positions are
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)  # extra ones of the events, (E,) each
 
     @classmethod
-    def of(cls, samples: PosteriorSamples) -> Spread:
-        """Return the spread of samples that count alike."""
+    def of(cls, samples: PosteriorSamples, frame: RecoilFrame | None = None) -> Spread:
+        """Return the spread of samples that count alike, in a frame; where None, the one they choose."""
         molecule, momenta = samples.molecule, samples.momenta
-        frame = _frame(molecule, momenta)
+        frame = frame or recoil_frame(molecule, momenta)
         turned = in_recoil_frame(molecule, momenta, samples.positions, samples.known_prior(), frame)
-        along = speed_names(molecule)[frame.axes[0]]
-        return cls(molecule, *quantities(molecule, turned), samples.event_id, along, samples.columns)
+        return cls(molecule, *quantities(molecule, turned), samples.event_id, frame, samples.columns)
+
+    @property
+    def along(self) -> str:
+        """The ion whose momentum is the x axis, by name."""
+        return speed_names(self.molecule)[self.frame.axes[0]]
 
     def __repr__(self) -> str:
         size = f"{len(self.values)} events x {self.values.shape[1]} samples of {self.molecule.name}"
@@ -243,8 +249,16 @@ class Spread:
     @cached_property
     def statistics(self) -> dict[str, Floats]:
         """Mean, deviation and percentiles of each of R rows in each event, (R, E)."""
-        each = [_statistics(values) for values in self.rows().values()]
-        return {name: np.stack([row[name] for row in each]) for name in each[0]}
+        return {name: np.stack([row[name] for row in self._by_row]) for name in _STATISTICS}
+
+    @cached_property
+    def extremes(self) -> Floats:
+        """The least and the greatest sample of each of R rows, (R, 2)."""
+        return np.array([(row["p00"].min(), row["p100"].max()) for row in self._by_row])
+
+    @cached_property
+    def _by_row(self) -> list[dict[str, Floats]]:
+        return [_statistics(values, (*PERCENTILES, 0, 100)) for values in self.rows().values()]
 
     def rows(self) -> dict[Quantity, Floats]:
         """The samples of each row of a table, (E, n) or, pooled, a multiple of n."""
@@ -260,14 +274,14 @@ class Spread:
 
     @property
     def internal(self) -> list[int]:
-        """Places of the K bonds and angles among the quantities."""
+        """Places of the K bonds and angles among the quantities: the last."""
         return [k for k, q in enumerate(self.names) if q.kind != "atom"]
 
     def covariance(self, rows: slice = slice(None)) -> Floats:
         """Return the covariance (1 / n) of the K bonds and angles within events, or some, (E, K, K)."""
-        values = np.moveaxis(self.values[rows][..., self.internal], 2, 0)
+        values = np.moveaxis(self.values[rows], 2, 1)[:, 3 * len(self.molecule) :]
         values = values - values.mean(axis=2, keepdims=True)
-        return np.asarray(np.einsum("ken,len->ekl", values, values) / values.shape[2])
+        return np.asarray(np.vecdot(values[:, :, None], values[:, None]) / values.shape[2])
 
     def covariance_table(self) -> pd.DataFrame:
         """Return a row per event and pair of bonds and angles: covariance, its unit, and correlation."""
@@ -373,11 +387,11 @@ def weighed(values: Floats, weights: Floats | None) -> dict[str, Floats]:
     return {name: np.array([value]) for name, value in out.items()}
 
 
-def _statistics(values: Floats) -> dict[str, Floats]:
+def _statistics(values: Floats, levels: tuple[int, ...] = PERCENTILES) -> dict[str, Floats]:
     """Mean, deviation and percentiles (E,) of values (E, n)."""
     from flowcei.posterior._samples import summarise
 
-    out = np.empty((2 + len(PERCENTILES), len(values)))
+    out = np.empty((2 + len(levels), len(values)))
     # NumPy sorts many times as fast as a compiled loop.
-    summarise(np.sort(values, axis=1), np.array(PERCENTILES) / 100.0, out)
-    return dict(zip(("mean", "sd", *(f"p{p:02d}" for p in PERCENTILES)), out, strict=True))
+    summarise(np.sort(values, axis=1), np.array(levels) / 100.0, out)
+    return dict(zip(("mean", "sd", *(f"p{p:02d}" for p in levels)), out, strict=True))

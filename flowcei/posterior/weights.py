@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.posterior.arrays import RowArrays
+from flowcei.posterior.resampling import relative, top_of
 
 if TYPE_CHECKING:
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
@@ -72,8 +72,9 @@ class Weights(RowArrays):
         """Judge raw weights (E, n), all that were drawn."""
         e, n = log_weights.shape
         with np.errstate(divide="ignore", invalid="ignore"):  # where no sample counts
-            total = logsumexp(log_weights, axis=1)
-            ess = np.exp(2.0 * total - logsumexp(2.0 * log_weights, axis=1))
+            weights = relative(log_weights)
+            total = np.log(weights.sum(axis=1)) + top_of(log_weights)[:, 0]
+            ess = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
         ess = np.where(np.isfinite(total), ess, 0.0)
         return cls(log_weights, np.full(e, n), ess, total - np.log(n), _k_hat(log_weights), rules)
 
@@ -108,12 +109,15 @@ class Weights(RowArrays):
 
         Samples that the prior excludes then have none either, unless too few would remain.
         """
-        # Nor have those that a flow throws to where nothing is: at e^-10000 momenta are 50 % off.
-        with np.errstate(invalid="ignore"):
-            top = self.log_weights.max(axis=1, keepdims=True)
-            possible = np.isfinite(self.log_weights) & (self.log_weights > top - _NOTHING)
-        equal = np.where(possible | (possible.sum(axis=1, keepdims=True) < self.rules.min_ess), 0.0, -np.inf)
-        log_weights = np.where(self.reliable[:, None], self.log_weights, equal)
+        log_weights, others = self.log_weights, np.flatnonzero(~self.reliable)
+        if len(others):
+            log_weights = log_weights.copy()
+            # Nor have those that a flow throws to where nothing is: at e^-10000 momenta are 50 % off.
+            with np.errstate(invalid="ignore"):
+                top = log_weights[others].max(axis=1, keepdims=True)
+                possible = np.isfinite(log_weights[others]) & (log_weights[others] > top - _NOTHING)
+            few = possible.sum(axis=1, keepdims=True) < self.rules.min_ess
+            log_weights[others] = np.where(possible | few, 0.0, -np.inf)
         weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 

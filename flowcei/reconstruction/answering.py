@@ -177,7 +177,8 @@ class Answering:
         framed, c = _of(entered, each)
         drawn, density = model.sampler.draw(c, several, latent=request.latent, generator=rng)
         charts = model.chart_standardiser.inverse(drawn)
-        positions = model.frame.to_positions(charts, framed).reshape(len(rows), n, -1, 3)
+        positions, volume = model.frame.to_positions(charts, framed)
+        positions = positions.reshape(len(rows), n, -1, 3)
         # One event beyond what single precision holds (or below: all atoms in one place) must not cost the
         # others of its file their answers: all of its samples are NaN, and it is flagged. A part of them
         # would be a biased lot.
@@ -187,7 +188,7 @@ class Answering:
         single[beyond] = np.nan
         log_prob = None
         if density is not None:
-            log_prob = (density + model.log_volume(charts, framed)).reshape(len(rows), n)
+            log_prob = (density + volume - model.chart_standardiser.log_scale()).reshape(len(rows), n)
             log_prob[beyond] = np.nan
             if times is not None and self.law is not None:
                 log_prob += self.law.log_prob(times)

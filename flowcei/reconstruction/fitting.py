@@ -144,10 +144,9 @@ def train(
     _check_asked(frame, data, max_seconds, build_up, kept=path is not None or until is not None)
     begun, ranks = begun_at(path, resume=resume), Ranks.current()
     seed = ranks.agreed(_settled_seed(seed, begun), resolve_device(device))  # the checkpoint has been read
-    source, level, record = (
-        fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture, build_up)
-        if data is None
-        else recorded(data, noise, seed)
+    of_file = None if data is None else recorded(data, noise, seed)
+    source, level, record = of_file or fresh(
+        molecule, prior, noise, events_per_epoch, seed, rules, architecture, build_up
     )
     network, schedule = (architecture, source.options | (options or {})), schedule or source.schedule()
     charts = _prepared(source, frame, network, level, record, seed, data)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowcei.evaluation.comparison import FLOOR, NULL_MODELS
-from flowcei.evaluation.verdicts import HPD, coverage_band, ecdf_band, ecdf_difference, tarp_band
+from flowcei.evaluation.uniformity import ecdf_band, ecdf_difference, tarp_band
+from flowcei.evaluation.verdicts import HPD, coverage_band
 from flowcei.plot.style import COLOURS, colour, grid, new_figure, styled
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ def _wrong(what: str) -> flowcei.Events:
     clean = flowcei.simulate("ocs", EVENTS, seed=5)
     assert clean.positions is not None
     if what == "noise":
-        return _told(flowcei.simulate("ocs", 300, noise="2%", seed=5).momenta)
+        return _told(flowcei.simulate("ocs", 300, noise="2%", seed=4).momenta)
     if what == "charges":
         charged = replace(OCS, charges=np.array([2.0, 2.0, 3.0]))
         return _told(flowcei.simulate(charged, EVENTS, noise="1%", seed=5).momenta)

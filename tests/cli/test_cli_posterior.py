@@ -109,12 +109,12 @@ def test_events_that_are_not_to_be_trusted_are_named(flow: Shell) -> None:
 
 def test_without_a_density_the_modes_are_still_given(flow: Shell) -> None:
     """Of a CVAE: shares of its samples, said to be that; weights are refused."""
-    tiny = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
+    tiny = ["--epochs", "4", "--events", "4000", "--hidden", "8", "--seed", "1"]
     assert flow("train", "--arch", "cvae", *tiny, "-o", "runs/v") == 0
     assert flow("sample", "--momenta", "e.csv", "-n", "10", "--model", "runs/v", "--weigh", "-o", "a.h5") == 2
     assert "density" in flow.err
     assert (
-        flow("sample", "--momenta", "e.csv", "-n", "10", "--model", "runs/v", "-o", "v.h5", "--seed", "1")
+        flow("sample", "--momenta", "e.csv", "-n", "100", "--model", "runs/v", "-o", "v.h5", "--seed", "1")
         == 0
     )
     assert flow("modes", "v.h5", "-o", "m.csv") == 0

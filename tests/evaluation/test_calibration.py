@@ -18,6 +18,7 @@ from shell import Shell
 import flowcei
 from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.calibration import calibrate
+from flowcei.evaluation.uniformity import ecdf_band, ecdf_difference
 from flowcei.evaluation.verdicts import (
     HPD,
     CalibrationRules,
@@ -29,8 +30,6 @@ from flowcei.evaluation.verdicts import (
     check_sbc,
     check_tarp,
     coverage_band,
-    ecdf_band,
-    ecdf_difference,
     rank,
     regions_of,
     regions_table,

@@ -431,7 +431,7 @@ def test_convert_guesses_and_converts_by_what_was_confirmed(shell: Shell) -> Non
 
 def test_convert_selects_and_says_so(shell: Shell) -> None:
     """Counts on the screen and in the file; CSV and HDF5 hold the same events."""
-    words = ["convert", DATA / "headerless.dat", "--columns", "o c s", "--ker", "75..95", "--max-sum", "3"]
+    words = ["convert", DATA / "headerless.dat", "--columns", "o c s", "--ker", "100..115", "--max-sum", "3"]
     assert shell(*words, "--noise", "1%", "-o", "a.h5") == 0
     assert "left out" in shell.err
     assert "momenta taken to be in 1e-22 kg m/s" in shell.err

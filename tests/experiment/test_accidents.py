@@ -142,7 +142,8 @@ def test_whatever_takes_events_together_counts_them_by_p_true() -> None:
     few = counted_as_true(samples.columns, 80)
     assert (few[:40] == np.arange(40)).all()
     assert 0 < len(few) - 40 < 12
-    length = float(np.median(np.linalg.norm(own.positions[:, :, 1] - own.positions[:, :, 0], axis=2)))
+    counted = samples.positions[few]  # a few of the others among them
+    length = float(np.median(np.linalg.norm(counted[:, :, 1] - counted[:, :, 0], axis=2)))
     one, other = samples.spread(keep_flagged=True), own.spread(keep_flagged=True)
     assert one.overall().set_index("quantity").loc["c-o", "p50"] == pytest.approx(length, abs=0.02)
     np.testing.assert_allclose(one.principal_axes()[0], other.principal_axes()[0], rtol=0.15)

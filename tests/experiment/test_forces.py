@@ -55,7 +55,7 @@ def test_forces_are_simulated_and_read_out(shell: Shell) -> None:
     assert shell("check", "e.h5") == 0
     assert shell("info", "e.h5") == 0
     assert "500 numbers" in shell.out
-    exact = flowcei.simulate("ocs", 2, experiment=Experiment(**SCREENED), seed=2)
+    exact = flowcei.simulate("ocs", 2, experiment=Experiment(**SCREENED), seed=3)
     samples = flowcei.load().sample(exact, 8, seed=1, experiment=Experiment(**SCREENED), exact=True)
     assert (samples.likelihood.chi_squared(samples.positions.astype(float)) < 40.0).all()
     refined = samples.refine().positions[:, :2].reshape(-1, 3, 3)

@@ -51,6 +51,18 @@ def test_density_is_that_of_scipy(name: str, *, relative: bool) -> None:
             assert found[k, j] == pytest.approx(normal.logpdf(away.ravel()), rel=1e-4, abs=0.02)
 
 
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("n", [70, 12_000])
+def test_events_have_the_density_that_each_has_alone(n: int, *, relative: bool) -> None:
+    """Of many, which are not all worked on at once."""
+    e, known = _likelihood("ocs", 300 if n == 70 else 3, relative=relative)
+    simulated = np.random.default_rng(2).normal(1.0, 0.02, (len(e), n, 1, 1)) * e.momenta[:, None]
+    found = known.chi_squared_at(simulated.astype(np.float32), simulated)
+    for k in range(len(e)):
+        alone = known.of(slice(k, k + 1)).chi_squared_at(simulated[k : k + 1].astype(np.float32), simulated)
+        np.testing.assert_allclose(found[k], alone[0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["ocs", "chbrclf"])
 def test_misfit_of_the_truth_is_chi_squared(name: str) -> None:
     """With 3N - 3 degrees of freedom; as if the noise were independent it would not be."""

@@ -122,7 +122,7 @@ def test_the_centre_is_the_mode_and_the_root_its_curvature(name: str) -> None:
     likelihood = CovarianceLikelihood(molecule.masses, molecule.charges, events.momenta, measurement)
     d, h, n = frame.width, 0.05, len(events)
     steps = np.concatenate([np.zeros((1, d)), h * np.eye(d), -h * np.eye(d)])
-    x = frame.to_positions(np.tile(steps, (n, 1, 1)), framed)
+    x = frame.to_positions(np.tile(steps, (n, 1, 1)), framed)[0]
     log_prior = build_prior(molecule).log_prob_unlabelled(x.reshape(-1, *x.shape[2:]), molecule.identical)
     value = likelihood.log_prob(x) + log_prior.reshape(n, -1)
     middle, up, down = value[:, :1], value[:, 1 : d + 1], value[:, d + 1 :]

@@ -46,7 +46,7 @@ def test_what_varies_is_kept_and_the_rest_given_back(oriented: Events) -> None:
     assert (frame.width, frame.condition_width) == (6, 10)
     events = frame.enter(p, np.ones(400))
     chart = frame.to_chart(x[:, None], events)
-    back = frame.to_positions(chart, events)[:, 0]
+    back = frame.to_positions(chart, events)[0][:, 0]
     np.testing.assert_allclose(back, x, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(events.condition[:, :9], p.reshape(400, -1))
     assert frame_from_dict(asdict(frame)) == frame

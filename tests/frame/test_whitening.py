@@ -55,11 +55,11 @@ def test_the_map_is_one_to_one_and_its_volume_is_that_of_differences(name: str, 
     d, h = frame.width, 1e-4
     for size in (0.5, 20.0):
         u = size * np.random.default_rng(0).standard_normal((4, 3, d))
-        x = frame.to_positions(u, framed)
+        x = frame.to_positions(u, framed)[0]
         np.testing.assert_allclose(frame.to_chart(x, framed), u, rtol=1e-8, atol=1e-6)
         slope = np.zeros((4, d, d))
         for k, weight in ((1, 2 / 3), (2, -1 / 12), (-1, -2 / 3), (-2, 1 / 12)):
-            moved = frame.to_positions(u[:, :1] + k * h * np.eye(d), framed)
+            moved = frame.to_positions(u[:, :1] + k * h * np.eye(d), framed)[0]
             slope += weight / h * (moved[:, :, 1:] - moved[:, :, :1]).reshape(4, d, d)
         volume = frame.log_jacobian(u, framed)[:, 0]
         np.testing.assert_allclose(-np.linalg.slogdet(slope)[1], volume, rtol=1e-6, atol=1e-6)
@@ -75,7 +75,7 @@ def test_the_centre_is_the_mode_and_the_root_its_curvature() -> None:
     )
     d, h = frame.width, 0.05
     steps = np.concatenate([np.zeros((1, d)), h * np.eye(d), -h * np.eye(d)])
-    x = frame.to_positions(np.tile(steps, (6, 1, 1)), framed)
+    x = frame.to_positions(np.tile(steps, (6, 1, 1)), framed)[0]
     log_prior = prior.log_prob_unlabelled(x.reshape(-1, *x.shape[2:]), events.molecule.identical)
     value = likelihood.log_prob(x) + log_prior.reshape(6, -1)
     middle, up, down = value[:, :1], value[:, 1 : d + 1], value[:, d + 1 :]

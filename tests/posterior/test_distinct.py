@@ -19,12 +19,21 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
 from oracles.reference import reference_posterior
 
-NEAR_FOLD = 14  # of the events below: two exact geometries 0.018 bohr apart, at 162.2 degrees
+# Positions of six events of OCS, bohr. The first is near the fold: two exact geometries 0.018 bohr apart.
+NEAR_FOLD = np.array([
+    [[-0.210181, -0.756875, -0.478298], [-1.024052, -2.926501, -0.564845], [0.589778, 1.743977, 0.461066]],
+    [[1.057559, 0.312558, -0.006082], [3.057056, 0.489283, -0.493353], [-1.921777, -0.361266, 0.248478]],
+    [[-0.716514, -0.582256, -0.482606], [-2.333273, -0.813383, -2.034017], [1.432816, 0.624042, 1.195846]],
+    [[-0.342909, 0.210229, 0.977409], [-2.169122, 0.030824, 2.12136], [1.210932, -0.094143, -1.424807]],
+    [[-0.264584, 0.05884, -1.005625], [-1.292161, 0.723646, -3.16833], [0.743955, -0.383167, 1.95785]],
+    [[0.144396, -0.52085, -0.829672], [1.118584, -2.449077, -1.983676], [-0.612307, 1.417302, 1.30075]],
+])  # fmt: skip
 
 
 def _sampled(noise: str) -> PosteriorSamples:
-    events = flowcei.simulate("ocs", 20, seed=21, accuracy=1e-9)
-    return flowcei.load().sample(events.momenta[NEAR_FOLD:], 100, noise=noise, seed=1, weigh=True)
+    ocs = flowcei.Molecule.load("ocs")
+    momenta = asymptotic_momenta(NEAR_FOLD, ocs.masses, ocs.charges, accuracy=1e-9)
+    return flowcei.load().sample(momenta, 100, noise=noise, seed=1, weigh=True)
 
 
 def test_what_the_noise_does_not_tell_apart_is_one_mode() -> None:
@@ -55,15 +64,18 @@ def test_less_noise_tells_them_apart() -> None:
     drawn = _sampled("1%")
     for factor, verdict in ((1.0, UNIQUE), (0.03, AMBIGUOUS)):
         known = replace(drawn, sigma=drawn.sigma * factor).likelihood
-        assert find_modes(drawn.refine(), known).verdict[16 - NEAR_FOLD] == verdict
+        assert find_modes(drawn.refine(), known).verdict[2] == verdict
 
 
 def test_modes_do_not_split_one_cloud() -> None:
-    """Event 215: two exact geometries 1.2 bohr apart, and the posterior highest between them.
+    """Two exact geometries 1.2 bohr apart, and the posterior highest between them.
 
     The straight line from one to the other costs chi squared 100, the bent valley less than 1.
     """
-    event = flowcei.simulate("ocs", 500, noise="1%", seed=1)[215:216]
+    momenta = np.array(
+        [[72.288, -56.918, -162.972], [-114.438, 281.186, -139.334], [40.761, -222.57, 308.751]]
+    )
+    event = flowcei.Events("ocs", momenta[None], sigma=np.array([1.80470667]))
     drawn = flowcei.load().sample(event, 400, seed=4, weigh=True)
     apart = find_modes(drawn.refine(), drawn.likelihood, rules=ModeRules(resolve=False))
     assert apart.count().tolist() == [2]

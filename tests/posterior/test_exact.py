@@ -71,13 +71,47 @@ def test_a_poor_proposal_gives_the_reference_posterior(name: str, count: int) ->
     np.testing.assert_allclose(found.weights.log_evidence, np.median(evidence, axis=1), atol=0.25)
 
 
+def test_what_lies_beside_a_mode_outside_the_prior_is_found() -> None:
+    """Of OCS: an exact geometry just beyond the longest bonds of the prior, a fifth of the posterior within.
+
+    By weighing four million draws of the prior (`brute_force` of tests/oracles/test_reference.py): share
+    0.1925, log evidence -33.90 +- 0.04; by `oracles.reference`, of 4,000 samples, 0.195 and -33.89. The
+    proposal knows the other geometry alone.
+    """
+    momenta = "-119.7 -182.65 -84.13 244.06 6.12 -29.54 -122.61 175.02 110.44"
+    p = np.array(momenta.split(), float).reshape(1, 3, 3)
+    prior, rng = build_prior(flowcei.Molecule.load("ocs"), "broad"), np.random.default_rng(1)
+    blank, sigma = np.zeros((1, 1, 3, 3), np.float32), np.array([1.3868])
+    given = PosteriorSamples(
+        flowcei.Molecule.load("ocs"), p, blank, None, np.zeros(1, int), sigma, origin={"prior": "broad"}
+    )
+    drawn = replace(given, positions=prior.sample(500, rng)[None].astype(np.float32)).modes(prior)
+    middle = _relative(drawn.positions[:1][None]) + AWAY
+
+    def density(x: Floats, _: Floats | None, rows: Rows) -> Floats:
+        return np.asarray(norm(middle[rows], WIDE).logpdf(_relative(x)).sum(axis=2))
+
+    def draw(rows: Rows, n: int) -> PosteriorSamples:
+        y = middle[rows] + WIDE * rng.standard_normal((len(rows), n, 6))
+        x = np.pad(y, ((0, 0), (0, 0), (3, 0))).reshape(len(rows), n, 3, 3)
+        return replace(given[rows], positions=x.astype(np.float32), log_prob=density(x, None, rows))
+
+    found = exact_samples(draw, density, 1, 2000, prior, rng)
+    bond, other = _relative(found.positions.astype(float)).reshape(-1, 2, 3).swapaxes(0, 1)
+    assert ((bond * other).sum(axis=1) > 0.0).mean() == pytest.approx(0.195, abs=0.03)
+    assert found.weights.log_evidence[0] == pytest.approx(-33.89, abs=0.1)
+
+
 def test_modes_lead_where_no_sample_does() -> None:
     """Draws of a prior with many geometries, of which none counts: what searches find does the rest.
 
     Log evidences of importance sampling at all modes of 1,000 searches, 100,000 draws (`oracles.reference`:
     `ProposalRules(samples=100_000, rounds=6, round_samples=10_000)`).
     """
-    events = flowcei.simulate("chbrclf", 8, prior="ball", noise="1%", seed=31)[[4, 7]]
+    first = "227.07 -36.8 38.3 61.17 15.47 9.29 -66.25 147.79 36.57 -240.38 54.38 -178.56 15.98 -185.37 91.62"
+    other = "-94.52 119.54 -96.04 -30.46 46.51 10.11 -130.79 -118.56 143.88 150.64 105.6 72.92"
+    momenta = np.array(f"{first} {other} 105.15 -153.3 -129.7".split(), float).reshape(2, 5, 3)
+    events = flowcei.Events("chbrclf", momenta, sigma=np.array([1.2156, 1.0895]))
     prior, rng = build_prior(events.molecule, "ball"), np.random.default_rng(1)
     blank = np.zeros((2, 1, 5, 3), np.float32)
     sigma = np.asarray(events.sigma)

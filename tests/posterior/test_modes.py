@@ -273,7 +273,7 @@ def test_table_is_plain_numbers_and_words() -> None:
 @pytest.fixture(scope="module")
 def beyond_the_fold() -> PosteriorSamples:
     """Events of OCS whose noise has carried the momenta to where no geometry has them exactly."""
-    events = flowcei.simulate("ocs", 400, noise="2%", seed=3)
+    events = flowcei.simulate("ocs", 500, noise="2%", seed=3)
     assert events.positions is not None
     spec = build_prior(events.molecule).spec()
     drawn = PosteriorSamples(

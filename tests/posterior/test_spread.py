@@ -106,8 +106,9 @@ def test_numbers_of_tables_are_those_of_numpy(n: int) -> None:
 def test_blocks_pool_to_what_all_events_have() -> None:
     """Percentiles to the width of a bin, all else to rounding."""
     samples, pooled = _samples(50), PooledSpread(3)
+    frame = samples.spread().frame
     for rows in (slice(0, 2), slice(2, 3)):
-        pooled.add(samples[rows].spread(), samples[rows])
+        pooled.add(samples[rows].spread(frame=frame), samples[rows])
     overall, expected = pooled.overall(), samples.spread().overall()
     for name in ("mean", "sd", "typical_sd"):
         np.testing.assert_allclose(overall[name], expected[name], rtol=1e-9, atol=1e-12)
@@ -119,11 +120,42 @@ def test_blocks_pool_to_what_all_events_have() -> None:
     np.testing.assert_allclose(floor, np.sqrt((samples.floor() ** 2).mean(axis=1)), rtol=1e-9)
 
 
+def test_blocks_of_other_frames_are_not_pooled() -> None:
+    """Of each another ion has the longest momentum: alone they would choose their own axes."""
+    samples = _samples(50)[:1]
+    order = np.argsort(np.linalg.norm(samples.momenta[0], axis=1))
+    other = replace(samples, momenta=samples.momenta * np.where(np.arange(3) == order[0], -9.0, 1.0)[:, None])
+    one, pooled = samples.spread(), PooledSpread(2)
+    pooled.add(one, samples)
+    assert other.spread().along != one.along
+    with pytest.raises(ValueError, match="another frame"):
+        pooled.add(other.spread(), other)
+    pooled.add(other.spread(frame=one.frame), other)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_not_finite_leaves_no_percentiles(wrong: float) -> None:
+    """Of the quantities that it is a sample of; the others keep theirs, in whatever block it is."""
+    samples = _samples(50)
+    sound, pooled = samples.spread().overall(), PooledSpread(3)
+    spread = samples.spread()
+    spread.values[2, 30, 0] = wrong
+    np.testing.assert_array_equal(spread.extremes[1:, 0], spread.values.min(axis=(0, 1))[1:])
+    np.testing.assert_array_equal(spread.extremes[1:, 1], spread.values.max(axis=(0, 1))[1:])
+    pooled.add(samples[:2].spread(frame=spread.frame), samples[:2])
+    pooled.add(replace(spread, values=spread.values[2:], event_id=spread.event_id[2:]), samples[2:])
+    overall = pooled.overall()
+    for level in PERCENTILES:
+        assert np.isnan(overall[f"p{level:02d}"]).tolist() == [True] + 11 * [False]
+    assert (overall["p50"][1:] - sound["p50"][1:]).abs().max() < 0.5
+
+
 def test_a_block_may_have_none_of_the_events_looked_at_more_closely() -> None:
     """Of a million events each fiftieth: the last block of a file may be shorter."""
     samples, pooled = _samples(50), PooledSpread(1_000_003)
+    frame = samples.spread().frame
     for rows in (slice(0, 2), slice(2, 3)):
-        pooled.add(samples[rows].spread(), samples[rows])
+        pooled.add(samples[rows].spread(frame=frame), samples[rows])
     width, floor = pooled.widths()
     assert width.shape == floor.shape == (1,)
     np.testing.assert_allclose(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from scipy.stats import genpareto, norm
 
 import flowcei
@@ -27,6 +28,16 @@ def _normal(width: float, *, events: int = 200, n: int = 2000, evidence: float =
     """Weights of draws from a normal of another width, for a target of mass exp(evidence)."""
     x = width * np.random.default_rng(4).standard_normal((events, n))
     return x, Weights.of(evidence + norm.logpdf(x) - norm.logpdf(x, scale=width))
+
+
+def test_evidence_and_effective_number_are_those_of_scipy() -> None:
+    """Of weights of any size, some of which are 0."""
+    log_weights = np.random.default_rng(3).normal(0.0, 3.0, (50, 80)) + np.linspace(-2000, 2000, 50)[:, None]
+    log_weights[::3, 5:30] = -np.inf
+    found, total = Weights.of(log_weights), logsumexp(log_weights, axis=1)
+    np.testing.assert_allclose(found.log_evidence, total - np.log(80), rtol=1e-12)
+    ess = np.exp(2.0 * total - logsumexp(2.0 * log_weights, axis=1))
+    np.testing.assert_allclose(found.ess, ess, rtol=1e-9)
 
 
 @pytest.mark.parametrize("width", [1.0, 1.3, 2.0])
@@ -121,6 +132,19 @@ def test_an_event_without_any_weight_is_no_nan() -> None:
     assert found.ess.tolist() == pytest.approx([0.0, 30.0])
     assert found.log_evidence[0] == -np.inf
     assert found.log_evidence_error[0] == np.inf
+
+
+def test_weights_of_an_event_do_not_depend_on_its_neighbours() -> None:
+    """The softmax where weights can be relied on, else the same for each sample that the prior allows."""
+    log_weights = np.random.default_rng(5).normal(size=(4, 60)) * np.array([0.3, 40.0, 0.5, 40.0])[:, None]
+    log_weights[3, 7] = -np.inf
+    before, found = log_weights.copy(), Weights.of(log_weights)
+    assert found.reliable.tolist() == [True, False, True, False]
+    expected = np.exp(before) / np.exp(before).sum(axis=1, keepdims=True)
+    expected[[1, 3]] = 1 / 60
+    expected[3] = np.where(np.arange(60) == 7, 0.0, 1 / 59)
+    np.testing.assert_allclose(found.normalised, expected, rtol=1e-12)
+    np.testing.assert_array_equal(found.log_weights, before)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def _drawn(model: Reconstructor, momenta: NDArray[np.float64]) -> NDArray[np.flo
     framed, condition = model.enter(events.momenta, model.sigma(events, "1%"))
     generator = np.random.default_rng(np.random.SeedSequence(2))
     drawn, _ = model.sampler.draw(condition, SAMPLES, latent="prior", generator=generator)
-    return model.frame.to_positions(model.chart_standardiser.inverse(drawn), framed)
+    return model.frame.to_positions(model.chart_standardiser.inverse(drawn), framed)[0]
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -54,7 +54,7 @@ def _brute_force(
 
 def test_samples_are_of_geometry_and_time_together(model: flowcei.Reconstructor) -> None:
     """Means and deviations of bond and time, of weighed and of exact samples, within 4.5 errors."""
-    events = flowcei.simulate("ocs", 3, experiment=UNKNOWN, seed=3)
+    events = flowcei.simulate("ocs", 3, experiment=UNKNOWN, seed=4)
     weighed = model.sample(events, 2500, seed=1, weigh=True, experiment=UNKNOWN)
     exact = model.sample(events, 1000, seed=1, exact=True, experiment=UNKNOWN)
     assert weighed.weights is not None

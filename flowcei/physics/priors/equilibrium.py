@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import UsageError
+from flowcei.physics.draws import standard_normal
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean, nearest_rotations
 from flowcei.units import BOLTZMANN
@@ -89,7 +90,7 @@ class DisplacedPrior(_EquilibriumPrior):
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries, (n, N, 3), bohr."""
-        shift = self._sigma * rng.standard_normal((n, *self._equilibrium.shape))
+        shift = self._sigma * standard_normal((n, *self._equilibrium.shape), rng)
         return random_orientation(self._equilibrium + shift, rng)
 
     def log_prob(self, positions: Floats) -> Floats:
@@ -190,13 +191,13 @@ class NormalModesPrior(_EquilibriumPrior):
 
     def sample_moving(self, n: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
         """Draw the geometries of `sample` and, where there is motion, momenta (n, N, 3) of sum 0."""
-        q = self._sigma * rng.standard_normal((n, len(self._sigma)))
+        q = self._sigma * standard_normal((n, len(self._sigma)), rng)
         root = np.sqrt(self._masses)[:, None]
         x = self._equilibrium + (q @ self._basis).reshape(n, -1, 3) / root
         if not self.motion:
             return random_orientation(x, rng), None
         own = rng.spawn(1)[0]  # geometries are those without motion
-        pace = self._sigma * self._omega * own.standard_normal((n, len(self._sigma)))
+        pace = self._sigma * self._omega * standard_normal((n, len(self._sigma)), own)
         p = (pace @ self._basis).reshape(n, -1, 3) * root
         p -= (self._masses / self._masses.sum())[:, None] * p.sum(axis=1, keepdims=True)  # of printed modes
         both = random_orientation(np.concatenate([x, p], axis=1), rng)
@@ -207,7 +208,7 @@ class NormalModesPrior(_EquilibriumPrior):
         if not self.motion:
             return None
         atoms, turn, near = self.placed(positions, identical)
-        pace = self._sigma * self._omega * rng.standard_normal((len(near), len(self._sigma)))
+        pace = self._sigma * self._omega * standard_normal((len(near), len(self._sigma)), rng)
         p = (pace @ self._basis).reshape(near.shape) * np.sqrt(self._masses)[:, None]
         p -= (self._masses / self._masses.sum())[:, None] * p.sum(axis=1, keepdims=True)
         return np.asarray(

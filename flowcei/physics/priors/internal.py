@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from flowcei.errors import UsageError
-from flowcei.physics.priors.base import GeometryPrior, random_orientation
+from flowcei.physics.draws import fresh_key
+from flowcei.physics.priors.base import GeometryPrior
 from flowcei.physics.priors.distributions import Distribution, distribution
 from flowcei.physics.priors.orders import NEGLIGIBLE, log_count, log_mean
 
@@ -89,18 +90,19 @@ class InternalPrior(GeometryPrior):
     ) -> Floats:
         """Draw `n` geometries, (n, N, 3), with some of the `independent` coordinates given, (n,) each."""
         # Imported here: numba takes half a second, and a prior can be named without it.
-        from flowcei.physics._placing import place
+        from flowcei.physics._placing import GIVEN, place
 
         given = {key: value for atoms, value in given.items() for key in (atoms, atoms[::-1])}
-        values = [
-            given[row.sites[: k + 2]] if k < 2 and row.sites[: k + 2] in given else d.sample(n, rng)
-            for row in self._rows
-            for k, d in enumerate(row.coordinates)
-        ]
-        sites = np.array([(*row.sites, -1, -1)[:4] for row in self._rows[1:]])
+        laws, values = [], []
+        for row in self._rows:
+            for k, d in enumerate(row.coordinates):
+                stated = given.get(row.sites[: k + 2]) if k < 2 else None
+                laws.append((GIVEN, *[0.0] * 6) if stated is not None else d.law)
+                values += [] if stated is None else [stated]
+        sites = np.array([(*row.sites, -1, -1, -1)[:4] for row in self._rows])
         x = np.empty((n, len(self._rows), 3))
-        place(sites, np.stack(values), x)
-        return random_orientation(x, rng)
+        place(fresh_key(rng), sites, np.array(laws), np.reshape(values, (len(values), n)), x)
+        return x
 
     def log_prob(self, positions: Floats) -> Floats:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3)."""

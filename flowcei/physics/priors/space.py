@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowcei.errors import UsageError
+from flowcei.physics.draws import standard_normal
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class BallPrior(_UniformPrior):
         super().__init__(n_atoms, radius, minimal_separation)
 
     def _draw(self, n: int, rng: np.random.Generator) -> Floats:
-        v = rng.standard_normal((n, self._n_atoms, 3))
+        v = standard_normal((n, self._n_atoms, 3), rng)
         r = self._size * np.cbrt(rng.random((n, self._n_atoms, 1)))
         return r * v / np.linalg.norm(v, axis=-1, keepdims=True)
 
