@@ -186,7 +186,8 @@ class _Block:
         rows = np.flatnonzero(out)
         if len(rows) and self.prior.has_density:
             size = modes.covariance.shape[1]
-            factor = np.linalg.cholesky(modes.covariance[rows] + 1e-12 * np.eye(size))
+            variance, axes = np.linalg.eigh(modes.covariance[rows])  # some are 0: of the centre of mass
+            factor = axes * np.sqrt(variance.clip(min=0.0))[:, None]
             away = self.rng.standard_normal((len(rows), _REACHED, size)) @ np.swapaxes(factor, 1, 2)
             x = modes.positions[rows][:, None] + away.reshape(len(rows), _REACHED, *modes.positions.shape[1:])
             inside = self.prior.log_prob(x.reshape(-1, *x.shape[2:])) > -np.inf
