@@ -61,11 +61,9 @@ def place(key, sites, laws, given, x) -> None:
                 side = _unit(combine(1.0, v, 0.0 - dot(v, along), along))
                 turned, across = load(rows, k + m), load(rows, k + 2 * m)
                 k += 1
-            normal = cross(along, side)
-            for axis in range(3):
-                sideways = turned * side[axis] + across * normal[axis]
-                offset = length * (cosine * along[axis] + sine * sideways)
-                store(rows, 3 * atom + axis, load(rows, 3 * origin + axis) + offset)
+            sideways = combine(turned, side, across, cross(along, side))
+            direction = combine(cosine, along, sine, sideways)
+            _write(rows, atom, combine(1.0, _atom(rows, origin), length, direction))
         _turn(key, first, (m + 1) // 2, x.shape[1], rows)
         _scatter(rows, first, count, x)
     keep(room)
@@ -137,6 +135,13 @@ def _atom(rows, i) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
+def _write(rows, i, x) -> None:
+    store(rows, 3 * i, x[0])
+    store(rows, 3 * i + 1, x[1])
+    store(rows, 3 * i + 2, x[2])
+
+
+@compiled
 def _between(rows, i, j) -> tuple[Lanes, Lanes, Lanes]:
     """Vector from atom i to atom j."""
     return combine(1.0, _atom(rows, j), -1.0, _atom(rows, i))
@@ -163,8 +168,7 @@ def _turn(key, first, slot, atoms, rows) -> None:
         x = _atom(rows, i)
         side = cross(u, x)  # x' = x + 2 w (u x x) + 2 u x (u x x)
         shift = combine(w, side, 1.0, cross(u, side))
-        for axis in range(3):
-            store(rows, 3 * i + axis, x[axis] + 2.0 * shift[axis])
+        _write(rows, i, combine(1.0, x, 2.0, shift))
 
 
 @compiled
