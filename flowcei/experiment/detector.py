@@ -97,7 +97,7 @@ class Noise:
         from flowcei.experiment._noise import add_noise
 
         levels = level if self.by_axis else level[:, None]
-        exact = np.ascontiguousarray(momenta).reshape(-1)
+        exact = np.ascontiguousarray(momenta, np.float64).reshape(-1)
         noisy, stated = np.empty_like(exact), np.empty_like(levels)
         add_noise(fresh_key(rng), levels, self.relative, exact, noisy, stated)
         return noisy.reshape(momenta.shape), stated.reshape(level.shape)

@@ -23,6 +23,7 @@ from flowcei.storage._compilation import compiled, kernel
 
 GIVEN, UNIFORM, NORMAL, BEND = 0, 1, 2, 3  # forms of a law
 _ALMOST = 1.0 - 2.0**-53
+_SMALL = 1e-12  # below it -log(1 - p) is p
 _TURNING = 6  # rows that `_turn` needs beside those of atoms
 
 
@@ -115,7 +116,9 @@ def _of_law(u, law) -> Lanes:
     low, high, mean, deviation, below, share = law[1], law[2], law[3], law[4], law[5], law[6]
     value = low + (high - low) * u
     if law[0] == BEND:
-        value = high - deviation * root(-2.0 * logarithm(1.0 - share * u))
+        p = share * u
+        fall = where_greater(p, _SMALL, 0.0 - logarithm(1.0 - p), p)  # of a bend far wider than 180 degrees
+        value = high - deviation * root(2.0 * fall)
     if law[0] == NORMAL:
         p = below + share * u
         value = mean + deviation * normal_quantile(where_greater(p, _ALMOST, _ALMOST, p))

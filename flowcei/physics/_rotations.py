@@ -1,4 +1,4 @@
-"""Rotations of many geometries: by quaternions, and averages of exp(trace(R^T M)) over all R."""
+"""Rotations of many geometries: averages of exp(trace(R^T M)) over all R."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _SCALE = 0.05  # bohr for a deviation of the build-up time, as a coordinate besi
 _HELD = 200_000  # points in memory, of each of a dozen arrays
 _STARTS = 64  # of searches for modes
 _MODES, _LEAST = 16, 1e-3  # of an event that get a component of their own, and their least share
-_REACHED = 200  # geometries about a mode outside the prior, of which one inside is enough
+_REACHED = 100  # geometries about a mode outside the prior, of which one inside is enough
 
 
 def exact_samples(
@@ -170,6 +170,9 @@ class _Block:
         """A component at each mode that is found from points and from anywhere in the prior."""
         start = self.geometries(points[:, :: max(1, points.shape[1] // _STARTS)])[0]
         anywhere = self.prior.sample(_STARTS, self.rng)
+        for group in self.samples.molecule.identical:  # whose role each of them has nobody knows
+            order = self.rng.permuted(np.tile(group, (_STARTS, 1)), axis=1)
+            anywhere[:, list(group)] = np.take_along_axis(anywhere, order[..., None], axis=1)
         anywhere -= centre_of_mass(anywhere, self.samples.molecule.masses)
         anywhere = np.broadcast_to(anywhere, (len(rows), *anywhere.shape))
         start = np.concatenate([start, anywhere], axis=1)
@@ -190,7 +193,8 @@ class _Block:
             factor = axes * np.sqrt(variance.clip(min=0.0))[:, None]
             away = self.rng.standard_normal((len(rows), _REACHED, size)) @ np.swapaxes(factor, 1, 2)
             x = modes.positions[rows][:, None] + away.reshape(len(rows), _REACHED, *modes.positions.shape[1:])
-            inside = self.prior.log_prob(x.reshape(-1, *x.shape[2:])) > -np.inf
+            x = x.reshape(-1, *x.shape[2:])
+            inside = self.prior.plausible(x, self.samples.molecule.identical)  # as modes are judged
             out[rows] = inside.reshape(len(rows), -1).any(axis=1)
         return out
 

@@ -145,6 +145,15 @@ def test_noise_is_normal_of_the_stated_size(text: str) -> None:
         np.testing.assert_allclose(sigma, noise.low * unit * np.ones(n), rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_momenta_of_any_type_get_the_same_noise(kind: type) -> None:
+    """Whole numbers in single precision, or as integers, are those in double."""
+    p = np.random.default_rng(0).integers(-300, 300, (20, 3, 3))
+    one, other = (Noise.parse("1%").apply(p.astype(k), np.random.default_rng(1)) for k in (float, kind))
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[1], other[1])
+
+
 def test_keys_differ() -> None:
     """Each call of a stream has a key of its own, the same for the same seed."""
     rng = np.random.default_rng(0)

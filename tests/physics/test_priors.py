@@ -538,6 +538,7 @@ def _drawn(table: dict, limits: tuple[float, float], n: int) -> np.ndarray:
         ({"truncated_normal": [5.0, 1.0, 1.0, 1.5]}, (0.0, np.inf)),
         ({"bend": 8.5}, (0.0, 180.0)),
         ({"bend": 120.0}, (0.0, 180.0)),
+        ({"bend": 1e9}, (0.0, 180.0)),  # whose share below 180 degrees is 1.6e-14
     ],
 )
 def test_samples_follow_their_density(table: dict, limits: tuple[float, float]) -> None:

@@ -71,22 +71,19 @@ def test_a_poor_proposal_gives_the_reference_posterior(name: str, count: int) ->
     np.testing.assert_allclose(found.weights.log_evidence, np.median(evidence, axis=1), atol=0.25)
 
 
-def test_what_lies_beside_a_mode_outside_the_prior_is_found() -> None:
-    """Of OCS: an exact geometry just beyond the longest bonds of the prior, a fifth of the posterior within.
+def _event(
+    molecule: str, spec: str | dict, momenta: str, sigma: float, order: tuple[int, ...] = (0, 1, 2)
+) -> PosteriorSamples:
+    """One event of three ions, in an order, without samples."""
+    mol, p = flowcei.Molecule.load(molecule), np.array(momenta.split(), float).reshape(1, 3, 3)
+    blank, number, spec = np.zeros((1, 1, 3, 3), np.float32), np.zeros(1, int), build_prior(mol, spec).spec()
+    noise = np.array([sigma])
+    return PosteriorSamples(mol, p[:, order], blank, None, number, noise, origin={"prior": spec})
 
-    By weighing four million draws of the prior (`brute_force` of tests/oracles/test_reference.py): share
-    0.1925, log evidence -33.90 +- 0.04; by `oracles.reference`, of 4,000 samples, 0.195 and -33.89. The
-    proposal knows the other geometry alone.
-    """
-    momenta = "-119.7 -182.65 -84.13 244.06 6.12 -29.54 -122.61 175.02 110.44"
-    p = np.array(momenta.split(), float).reshape(1, 3, 3)
-    prior, rng = build_prior(flowcei.Molecule.load("ocs"), "broad"), np.random.default_rng(1)
-    blank, sigma = np.zeros((1, 1, 3, 3), np.float32), np.array([1.3868])
-    given = PosteriorSamples(
-        flowcei.Molecule.load("ocs"), p, blank, None, np.zeros(1, int), sigma, origin={"prior": "broad"}
-    )
-    drawn = replace(given, positions=prior.sample(500, rng)[None].astype(np.float32)).modes(prior)
-    middle = _relative(drawn.positions[:1][None]) + AWAY
+
+def _from_one_mode(given: PosteriorSamples, x: Floats) -> PosteriorSamples:
+    """2,000 exact samples of an event, where the proposal knows one geometry (3, 3) alone."""
+    middle, rng = _relative(x[None, None]) + AWAY, np.random.default_rng(1)
 
     def density(x: Floats, _: Floats | None, rows: Rows) -> Floats:
         return np.asarray(norm(middle[rows], WIDE).logpdf(_relative(x)).sum(axis=2))
@@ -96,10 +93,51 @@ def test_what_lies_beside_a_mode_outside_the_prior_is_found() -> None:
         x = np.pad(y, ((0, 0), (0, 0), (3, 0))).reshape(len(rows), n, 3, 3)
         return replace(given[rows], positions=x.astype(np.float32), log_prob=density(x, None, rows))
 
-    found = exact_samples(draw, density, 1, 2000, prior, rng)
+    return exact_samples(draw, density, 1, 2000, given.prior, rng)
+
+
+def test_what_lies_beside_a_mode_outside_the_prior_is_found() -> None:
+    """Of OCS: an exact geometry just beyond the longest bonds of the prior, a fifth of the posterior within.
+
+    By weighing four million draws of the prior (`brute_force` of tests/oracles/test_reference.py): share
+    0.1925, log evidence -33.90 +- 0.04; by `oracles.reference`, of 4,000 samples, 0.195 and -33.89.
+    """
+    event = _event("ocs", "broad", "-119.7 -182.65 -84.13 244.06 6.12 -29.54 -122.61 175.02 110.44", 1.3868)
+    drawn = event.prior.sample(500, np.random.default_rng(1))[None].astype(np.float32)
+    found = _from_one_mode(event, replace(event, positions=drawn).modes().positions[0])
     bond, other = _relative(found.positions.astype(float)).reshape(-1, 2, 3).swapaxes(0, 1)
     assert ((bond * other).sum(axis=1) > 0.0).mean() == pytest.approx(0.195, abs=0.03)
     assert found.weights.log_evidence[0] == pytest.approx(-33.89, abs=0.1)
+
+
+def test_a_mode_that_nothing_bounds_ends_no_run() -> None:
+    """Near a fold a covariance is 1e4 bohr squared and more, and 0 of the centre of mass."""
+    event = _event("ocs", "broad", "8.04 79.74 -19.97 271.73 40.48 -163.07 -276.37 -114.59 185.27", 4.8242)
+    rng = np.random.default_rng(1)
+
+    def draw(rows: Rows, n: int) -> PosteriorSamples:
+        x = event.prior.sample(len(rows) * n, rng).reshape(len(rows), n, 3, 3)
+        return replace(event[rows], positions=x.astype(np.float32))
+
+    found = exact_samples(draw, lambda x, *_: np.zeros(x.shape[:2]), 1, 100, event.prior, rng)
+    assert np.isfinite(found.weights.log_evidence).all()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
+def test_the_order_of_like_ions_changes_no_evidence(order: tuple[int, ...]) -> None:
+    """Nitrogens of N2O, of which the prior has one in the middle: searches begin with either of them there.
+
+    By `oracles.reference`, of 500 samples, -31.700 in both orders.
+    """
+    length, other = {"uniform": [1.8, 4.0]}, {"uniform": [1.8, 4.5]}
+    rows = [{"atom": "n1"}, {"atom": "n2", "from": "n1", "length": length}]
+    rows += [{"atom": "o", "from": "n1", "length": other, "angle_to": "n2", "angle": {"uniform": [60, 180]}}]
+    momenta = "126.06 9.23 34.85 -80.98 4.47 98.62 -43.35 -11.72 -136.45"
+    event = _event("n2o", {"kind": "internal", "zmatrix": rows}, momenta, 2.3266, order)
+    drawn = event.prior.sample(64, np.random.default_rng(1))[None][:, :, order].astype(np.float32)
+    modes = replace(event, positions=drawn).modes()
+    found = _from_one_mode(event, modes.positions[np.flatnonzero(modes.probability > 0.0)[0]])
+    assert found.weights.log_evidence[0] == pytest.approx(-31.7, abs=0.12)
 
 
 def test_modes_lead_where_no_sample_does() -> None:
