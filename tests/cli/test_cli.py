@@ -56,28 +56,40 @@ def test_help_answers_without_torch() -> None:
 
 
 def test_samples_are_drawn_without_what_takes_a_second_to_import(tmp_path: Path) -> None:
-    """No torch, tables, statistics, pictures or plug-ins of numba; nor torch where samples are looked at."""
+    """No torch, tables, statistics, pictures or plug-ins of numba; nor torch where samples are looked at.
+
+    A process goes from what may import least to what may import most; weights are the odd one out. From the
+    second command on files of pictures hold a word, as in `undrawn`.
+    """
     for name, count in (("e", 3), ("more", 50)):
         flowcei.write_events(flowcei.simulate("ocs", count, seed=1, noise="1%"), tmp_path / f"{name}.h5")
-    code = (
-        "import sys; sys.argv[0] = 'flowcei'; heavy = set(sys.argv.pop().split(','))\n"
-        "from flowcei.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit as leave: assert not leave.code\n"
-        "sys.exit(f'imported {heavy}' if (heavy := heavy & set(sys.modules)) else 0)"
-    )
     heavy = "torch,FrEIA,pandas,scipy.stats,scipy.spatial,scipy.ndimage,matplotlib,awkward,IPython,dask"
-    for words, unwanted in (
-        ("sample --momenta e.h5 -n 5 --device cpu --model bundled -o s.h5", heavy),
-        ("sample --momenta e.h5 -n 5 --device cpu --model bundled -o w.h5 --weigh", "torch,pandas"),
-        ("modes s.h5 -o m.csv", "torch,scipy.stats"),
-        ("spread s.h5 -o spread", "torch,scipy.stats"),
-        ("calibrate bundled --data more.h5 -n 10 -o calibration", "torch,scipy.stats,scipy.spatial"),
-        ("compare bundled --data more.h5 -n 10 -o comparison", "torch,scipy.stats"),
-        ("report s.h5 -o r.html", "torch"),
+    sample = "sample --momenta e.h5 -n 5 --device cpu --model bundled -o"
+    for steps in (
+        [(f"{sample} w.h5 --weigh", "torch,pandas")],
+        [
+            (f"{sample} s.h5", heavy),
+            ("calibrate bundled --data more.h5 -n 10 -o calibration", "torch,scipy.stats,scipy.spatial"),
+            ("modes s.h5 -o m.csv", "torch,scipy.stats"),
+            ("spread s.h5 -o spread", "torch,scipy.stats"),
+            ("compare bundled --data more.h5 -n 10 -o comparison", "torch,scipy.stats"),
+            ("report s.h5 -o r.html", "torch"),
+        ],
     ):
-        command = [sys.executable, "-c", code, *words.split(), unwanted]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        code = (
+            "import sys; from flowcei.cli.main import main\n"
+            f"for words, unwanted in {steps}:\n"
+            "    sys.argv = ['flowcei', *words.split()]\n"
+            "    try: main()\n"
+            "    except SystemExit as leave: assert not leave.code, words\n"
+            "    heavy = set(unwanted.split(',')) & set(sys.modules)\n"
+            "    assert not heavy, (words, heavy)\n"
+            "    from matplotlib.figure import Figure\n"
+            "    Figure.savefig = lambda _, file, **__: file.write(b'picture')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
 
 
