@@ -23,6 +23,7 @@ from flowcei.storage._compilation import compiled, kernel
 
 GIVEN, UNIFORM, NORMAL, BEND = 0, 1, 2, 3  # forms of a law
 _ALMOST = 1.0 - 2.0**-53
+_TURNING = 6  # rows that `_turn` needs beside those of atoms
 
 
 @kernel
@@ -34,10 +35,10 @@ def place(key, sites, laws, given, x) -> None:
     of the normal before it is cut, the share below `low` and that between; of a bend only the last. given
     (G, n): values, in their order, of coordinates of form `GIVEN`.
     """
-    n3 = 3 * x.shape[1]
-    room = scratch(n3 + len(laws) + 1, x[0, 0])
+    m, values = len(laws), 3 * x.shape[1]
+    room = scratch(values + max(3 * m + 1, _TURNING), x[0, 0])
     rows = aligned(room)
-    lanes, values = lanes_of(rows), n3
+    lanes = lanes_of(rows)
     for first in range(0, len(x), lanes):
         count = min(lanes, len(x) - first)
         _coordinates(key, first, count, laws, given, rows, values)
@@ -53,19 +54,19 @@ def place(key, sites, laws, given, x) -> None:
             k += 1
             if second >= 0:
                 along = _unit(_between(rows, origin, second))
-                cosine, sine = _of_degrees(load(rows, k))
+                cosine, sine = load(rows, k + m), load(rows, k + 2 * m)
                 k += 1
             if third >= 0:
                 v = _between(rows, second, third)
                 side = _unit(combine(1.0, v, 0.0 - dot(v, along), along))
-                turned, across = _of_degrees(load(rows, k))
+                turned, across = load(rows, k + m), load(rows, k + 2 * m)
                 k += 1
             normal = cross(along, side)
             for axis in range(3):
                 sideways = turned * side[axis] + across * normal[axis]
                 offset = length * (cosine * along[axis] + sine * sideways)
                 store(rows, 3 * atom + axis, load(rows, 3 * origin + axis) + offset)
-        _turn(key, first, (len(laws) + 1) // 2, x.shape[1], rows)
+        _turn(key, first, (m + 1) // 2, x.shape[1], rows)
         _scatter(rows, first, count, x)
     keep(room)
 
@@ -73,7 +74,7 @@ def place(key, sites, laws, given, x) -> None:
 @kernel
 def turn(key, x, out) -> None:
     """Write geometries x (n, N, 3), each turned by a rotation of its own of a key (2,), to `out`."""
-    room = scratch(3 * x.shape[1], x[0, 0])
+    room = scratch(3 * x.shape[1] + _TURNING, x[0, 0])
     rows = aligned(room)
     lanes = lanes_of(rows)
     for first in range(0, len(x), lanes):
@@ -89,18 +90,25 @@ def turn(key, x, out) -> None:
 
 @compiled
 def _coordinates(key, first, count, laws, given, rows, target) -> None:
-    """Write the coordinates of the lanes' events, from event `first` on, to rows from `target` on."""
-    lanes, stated = lanes_of(rows), 0
-    for k in range(0, len(laws), 2):
+    """Write the M coordinates of the lanes' events, from event `first` on, their cosines and their sines.
+
+    To rows from `target` on. Of a length cosine and sine mean nothing.
+    """
+    lanes, m, stated = lanes_of(rows), len(laws), 0
+    for k in range(0, m, 2):
         words = random_words(key[0], key[1], first, k // 2)
-        store(rows, target + k, _of_law(uniform(words[0]), laws[k]))
-        if k + 1 < len(laws):
-            store(rows, target + k + 1, _of_law(uniform(words[1]), laws[k + 1]))
-    for k in range(len(laws)):
+        store(rows, target + k, uniform(words[0]))
+        store(rows, target + k + 1, uniform(words[1]))
+    for k in range(m):
+        store(rows, target + k, _of_law(load(rows, target + k), laws[k]))
         if laws[k, 0] == GIVEN:
             for lane in range(count):
                 rows[(target + k) * lanes + lane] = given[stated, first + lane]
             stated += 1
+        t = load(rows, target + k) * (1.0 / 360.0)
+        cosine, sine = circle(t - ceil(t - 0.5))
+        store(rows, target + m + k, cosine)
+        store(rows, target + 2 * m + k, sine)
 
 
 @compiled
@@ -116,13 +124,6 @@ def _of_law(u, law) -> Lanes:
         value = where_greater(value, high, high, value)
         value = where_greater(low, value, low, value)
     return value
-
-
-@compiled
-def _of_degrees(angle) -> tuple[Lanes, Lanes]:
-    """Cosine and sine of an angle, degrees."""
-    t = angle * (1.0 / 360.0)
-    return circle(t - ceil(t - 0.5))
 
 
 @compiled
@@ -147,13 +148,17 @@ def _turn(key, first, slot, atoms, rows) -> None:
 
     By a quaternion uniform over the directions of four dimensions: K. Shoemake, in Graphics Gems III (1992).
     """
-    one, two = random_words(key[0], key[1], first, slot), random_words(key[0], key[1], first, slot + 1)
-    share = uniform(one[0])
+    room = 3 * atoms
+    for k in range(2):
+        words = random_words(key[0], key[1], first, slot + k)
+        cosine, sine = circle(uniform(words[0]) - 0.5)
+        store(rows, room + 3 * k, cosine)
+        store(rows, room + 3 * k + 1, sine)
+        store(rows, room + 3 * k + 2, uniform(words[1]))
+    share = load(rows, room + 2)
     wide, narrow = root(share), root(1.0 - share)
-    c, s = circle(uniform(one[1]) - 0.5)
-    a, b = wide * c, wide * s
-    c, s = circle(uniform(two[0]) - 0.5)
-    u, w = (a, b, narrow * c), narrow * s
+    u = wide * load(rows, room), wide * load(rows, room + 1), narrow * load(rows, room + 3)
+    w = narrow * load(rows, room + 4)
     for i in range(atoms):
         x = _atom(rows, i)
         side = cross(u, x)  # x' = x + 2 w (u x x) + 2 u x (u x x)
