@@ -159,10 +159,10 @@ def _turn(key, first, slot, atoms, rows) -> None:
     room = 3 * atoms
     for k in range(2):
         words = random_words(key[0], key[1], first, slot + k)
-        cosine, sine = circle(uniform(words[0]) - 0.5)
+        cosine, sine = circle(uniform(words[1 - k]) - 0.5)
         store(rows, room + 3 * k, cosine)
         store(rows, room + 3 * k + 1, sine)
-        store(rows, room + 3 * k + 2, uniform(words[1]))
+        store(rows, room + 3 * k + 2, uniform(words[k]))
     share = load(rows, room + 2)
     wide, narrow = root(share), root(1.0 - share)
     u = wide * load(rows, room), wide * load(rows, room + 1), narrow * load(rows, room + 3)
