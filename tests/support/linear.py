@@ -34,7 +34,7 @@ class Linear:
         """Draws of the truth (count, N, 3), bohr."""
         quiet = replace(self, noise=np.zeros(2), bend_noise=0.0).measured(count, rng)
         x = samples_of(quiet[0][:, None], np.linalg.norm(quiet[1], axis=1)[:, None]).positions[:, 0]
-        return random_orientation(x, rng)
+        return random_orientation(x.astype(np.float64), rng)
 
     def samples(
         self, measured: tuple[np.ndarray, np.ndarray], n: int, rng: np.random.Generator
