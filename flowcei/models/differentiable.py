@@ -54,6 +54,11 @@ class Differentiable:
         self.gradient = torch.zeros(self.parts.total)
         self.gradients = self.parts.of(self.gradient)
         self._sizes = self._blocks(stack.context)
+        self._place_sums(subnets)
+        self._idle: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
+
+    def _place_sums(self, subnets: Any) -> None:  # noqa: ANN401 (lists of layers)
+        """Make room for sums of gradients, and find which of them each weight's is."""
         counts = [*map(math.prod, self._sizes)]
         self._sums = torch.zeros(sum(counts) + 1)  # the last is for what lies between weights
         split = self._sums[:-1].split(counts)
@@ -64,7 +69,6 @@ class Differentiable:
             for layer, (of_weight, of_bias) in zip(layers, pairs, strict=True):
                 places[id(layer.weight)].copy_(of_weight)
                 places[id(layer.bias)].copy_(of_bias)
-        self._idle: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
 
     def __call__(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (B, D) and log|det dz/dx| (B,) of x (B, D), which gets no gradient, given h (B, C)."""

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from flowcei.physics._elementary import circle, logarithm, root
-from flowcei.physics._lanes import Lanes, aligned, keep, lanes_of, load, scratch, store
+from flowcei.physics._lanes import Lanes, aligned, keep, lanes_of, scratch, store
 from flowcei.storage._compilation import compiled, kernel
 
 _ROTATIONS = (16, 42, 12, 31, 16, 32, 24, 21)
@@ -75,13 +75,10 @@ def normals(key, block, count, rows) -> None:
 
     By pairs, of a radius and an angle (G. E. P. Box and M. E. Muller, Ann. Math. Stat. 29, 610 (1958)).
     """
-    for k in range(count):  # a loop of its own: in one, a block would wait for the one before
-        words = random_words(key[0], key[1], (block + k) * lanes_of(rows), 0)
-        store(rows, 2 * k, uniform(words[0]))
-        store(rows, 2 * k + 1, uniform(words[1]))
     for k in range(count):
-        radius = root(-2.0 * logarithm(load(rows, 2 * k)))
-        cosine, sine = circle(load(rows, 2 * k + 1) - 0.5)
+        words = random_words(key[0], key[1], (block + k) * lanes_of(rows), 0)
+        radius = root(-2.0 * logarithm(uniform(words[0])))
+        cosine, sine = circle(uniform(words[1]) - 0.5)
         store(rows, 2 * k, radius * cosine)
         store(rows, 2 * k + 1, radius * sine)
 
@@ -95,17 +92,4 @@ def draw_normal(key, out) -> None:
         normals(key, first // PAIR, 1, rows)
         for k in range(min(PAIR, len(out) - first)):
             out[first + k] = rows[k]
-    keep(room)
-
-
-@kernel
-def draw_words(key, first, slot, out) -> None:
-    """Write the two words of each of the counters from (first, slot) on to `out` (2, 8): for tests."""
-    room = scratch(2, out)
-    rows = aligned(room)
-    one, two = random_words(key[0], key[1], first, slot)
-    store(rows, 0, one)
-    store(rows, 1, two)
-    for k in range(PAIR):
-        out[k // lanes_of(rows), k % lanes_of(rows)] = rows[k]
     keep(room)
